@@ -1,0 +1,2 @@
+"""bdcc compiles a float ONNX CNN to a portable C project with binary weights and low-bit activations."""
+

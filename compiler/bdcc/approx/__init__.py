@@ -1,0 +1,1 @@
+"""How is it approximated? Decomposition, quantization, the oracle, the search."""

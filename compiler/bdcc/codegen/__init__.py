@@ -1,0 +1,1 @@
+"""What C do we write? Plan, memory, packing, emission."""

@@ -1,0 +1,1 @@
+"""What is it measured on? Pictures, labels, preprocessing."""

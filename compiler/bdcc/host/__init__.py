@@ -1,0 +1,1 @@
+"""Does it run, and agree? Build, library, verification, benchmark."""

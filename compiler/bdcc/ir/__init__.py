@@ -1,0 +1,1 @@
+"""What is the model? Graph, its shapes, and the ONNX importer."""

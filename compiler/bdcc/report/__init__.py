@@ -1,0 +1,1 @@
+"""What does a person see? The report and its figures."""
