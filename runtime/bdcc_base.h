@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: 0BSD
+ * Ground rules that every other file of the runtime stands on: exact float arithmetic, inlining, byte order. */
+#ifndef BDCC_BASE_H
+#define BDCC_BASE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "bdcc is exact: build without -ffast-math (and without -Ofast)"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
+#error "bdcc is exact: float expressions must be evaluated in float (on 32-bit x86 add -msse2 -mfpmath=sse)"
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "bdcc projects are little-endian: packed weights and bit planes are read as little-endian words"
+#endif
+
+/* A product is rounded before it is added, whatever the flags: no fused multiply-add. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+/* Runtime functions are inlined into the step that calls them, and so are compiled for that step's instruction set. */
+#if defined(__GNUC__)
+#define BDCC_INLINE static inline __attribute__((always_inline))
+#define BDCC_UNUSED __attribute__((unused))
+#else
+#define BDCC_INLINE static inline
+#define BDCC_UNUSED
+#endif
+
+#ifdef __cplusplus
+#define BDCC_RESTRICT __restrict
+#else
+#define BDCC_RESTRICT restrict
+#endif
+
+/* Instruction sets chosen at run time exist on x86-64 with gcc or clang; -DBDCC_PORTABLE leaves plain C11 alone. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(BDCC_PORTABLE)
+#define BDCC_X86 1
+#else
+#define BDCC_X86 0
+#endif
+
+/* Unaligned little-endian load. */
+BDCC_INLINE uint64_t bdcc_load64(const void *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+BDCC_INLINE uint32_t bdcc_float_bits(float x) {
+    uint32_t v;
+    memcpy(&v, &x, sizeof v);
+    return v;
+}
+
+BDCC_INLINE float bdcc_float_from_bits(uint32_t v) {
+    float x;
+    memcpy(&x, &v, sizeof x);
+    return x;
+}
+
+#endif
