@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: 0BSD
+ * From codes to bit planes, in the order that the popcount kernels read:
+ *
+ *   run:    byte 0            byte 1           ...      word w = bytes 8w .. 8w+7, little-endian
+ *   bits:   7 6 5 4 3 2 1 0   15 ... 8                  bit i of the run = bit (i mod 64) of word i/64
+ *
+ * Plane q holds bit q of every code. */
+#ifndef BDCC_PACK_H
+#define BDCC_PACK_H
+
+#include "bdcc_base.h"
+
+#if BDCC_X86
+#include <emmintrin.h>
+#endif
+
+/* One GEMM call: neighbouring output pixels of one output row, all filters of one group. */
+typedef struct {
+    int32_t pixels; /* output pixels */
+    int32_t blocks; /* filter blocks of 8 */
+    int32_t rows;   /* runs per pixel: kernel height (direct) or 1 (gathered) */
+    int32_t words;  /* 64-bit words per run */
+    ptrdiff_t pixel_stride, row_stride, plane_stride; /* bytes */
+} bdcc_gemm_t;
+
+/* How a convolution sees one group of a feature map of codes, [in_h][in_w][in_c]. */
+typedef struct {
+    int32_t in_h, in_w, in_c;
+    int32_t first_channel, channels; /* of the group */
+    int32_t pad_top, pad_left, pad_bottom, pad_right;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w; /* read by bdcc_gather_row only */
+    int32_t bits;                                                           /* planes */
+    int32_t zero;                                                           /* code of the padding */
+} bdcc_window_t;
+
+/* `count` codes (any number) to (count + 7) / 8 bytes of each of `bits` planes; bits past the last code are 0. */
+BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count, int32_t bits,
+                               uint8_t *BDCC_RESTRICT planes, ptrdiff_t plane_stride) {
+    size_t i = 0;
+#if BDCC_X86
+    for (; i + 16 <= count; i += 16) {
+        const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(codes + i));
+        for (int32_t q = 0; q < bits; q++) { /* bit q of each byte to its top, where movemask takes it */
+            const int mask = _mm_movemask_epi8(_mm_sll_epi16(v, _mm_cvtsi32_si128(7 - q)));
+            const uint16_t pair = (uint16_t)mask;
+            memcpy(planes + q * plane_stride + (ptrdiff_t)(i / 8), &pair, sizeof pair);
+        }
+    }
+#endif
+    for (; i < count; i += 8) {
+        uint64_t v = 0;
+        if (count - i >= 8) {
+            v = bdcc_load64(codes + i);
+        } else {
+            memcpy(&v, codes + i, count - i);
+        }
+        for (int32_t q = 0; q < bits; q++) { /* byte j's bit lands at 56 + j of the product, without carries */
+            const uint64_t lowest = (v >> q) & UINT64_C(0x0101010101010101);
+            planes[q * plane_stride + (ptrdiff_t)(i / 8)] =
+                (uint8_t)((lowest * UINT64_C(0x0102040810204080)) >> 56);
+        }
+    }
+}
+
+BDCC_INLINE ptrdiff_t bdcc_direct_pixel_bytes(const bdcc_window_t *w) { return (w->channels + 7) / 8; }
+
+BDCC_INLINE ptrdiff_t bdcc_direct_row_bytes(const bdcc_window_t *w) {
+    return (w->pad_left + w->in_w + w->pad_right) * bdcc_direct_pixel_bytes(w);
+}
+
+BDCC_INLINE ptrdiff_t bdcc_direct_plane_bytes(const bdcc_window_t *w) {
+    return (w->pad_top + w->in_h + w->pad_bottom) * bdcc_direct_row_bytes(w);
+}
+
+/* planes: [bits][pad_top + in_h + pad_bottom][pad_left + in_w + pad_right][(channels + 7) / 8 bytes], padding of code `zero`. */
+BDCC_INLINE void bdcc_pack_direct(const bdcc_window_t *w, const uint8_t *BDCC_RESTRICT codes,
+                                  uint8_t *BDCC_RESTRICT planes) {
+    const ptrdiff_t pixel = bdcc_direct_pixel_bytes(w), row = bdcc_direct_row_bytes(w);
+    const ptrdiff_t plane = bdcc_direct_plane_bytes(w);
+    for (int32_t q = 0; q < w->bits; q++) {
+        const int fill = (w->zero >> q) & 1 ? 0xff : 0;
+        uint8_t *p = planes + q * plane;
+        memset(p, fill, (size_t)(w->pad_top * row));
+        memset(p + (w->pad_top + w->in_h) * row, fill, (size_t)(w->pad_bottom * row));
+        for (int32_t y = 0; y < w->in_h; y++) {
+            uint8_t *line = p + (w->pad_top + y) * row;
+            memset(line, fill, (size_t)(w->pad_left * pixel));
+            memset(line + (w->pad_left + w->in_w) * pixel, fill, (size_t)(w->pad_right * pixel));
+        }
+    }
+    const int whole = w->channels == w->in_c && w->channels % 8 == 0; /* then a row of pixels is one run */
+    const int32_t runs = whole ? 1 : w->in_w;
+    const size_t count = (size_t)w->channels * (size_t)(whole ? w->in_w : 1);
+    for (int32_t y = 0; y < w->in_h; y++) {
+        for (int32_t x = 0; x < runs; x++) {
+            const uint8_t *from = codes + ((ptrdiff_t)y * w->in_w + x) * w->in_c + w->first_channel;
+            bdcc_pack_run(from, count, w->bits, planes + (w->pad_top + y) * row + (w->pad_left + x) * pixel, plane);
+        }
+    }
+}
+
+/* The codes of `pixels` output pixels of output row `out_y`, each kernel_h * kernel_w * channels of them:
+ * planes: [bits][pixels][words * 8 bytes]; scratch: words * 64 bytes. */
+BDCC_INLINE void bdcc_gather_row(const bdcc_window_t *w, int32_t out_y, int32_t pixels, int32_t words,
+                                 const uint8_t *BDCC_RESTRICT codes, uint8_t *BDCC_RESTRICT scratch,
+                                 uint8_t *BDCC_RESTRICT planes) {
+    const size_t channels = (size_t)w->channels, count = (size_t)words * 64;
+    const int whole = w->dilation_w == 1 && w->channels == w->in_c; /* then the taps of a kernel row are one run */
+    memset(scratch, 0, count);
+    for (int32_t pixel = 0; pixel < pixels; pixel++) {
+        const int32_t left = pixel * w->stride_w - w->pad_left;
+        uint8_t *to = scratch;
+        for (int32_t i = 0; i < w->kernel_h; i++) {
+            const int32_t y = out_y * w->stride_h - w->pad_top + i * w->dilation_h;
+            const uint8_t *row = codes + (ptrdiff_t)y * w->in_w * w->in_c + w->first_channel;
+            const int inside = y >= 0 && y < w->in_h;
+            if (whole && inside && left >= 0 && left + w->kernel_w <= w->in_w) {
+                memcpy(to, row + (ptrdiff_t)left * w->in_c, channels * (size_t)w->kernel_w);
+                to += channels * (size_t)w->kernel_w;
+                continue;
+            }
+            for (int32_t j = 0; j < w->kernel_w; j++, to += channels) {
+                const int32_t x = left + j * w->dilation_w;
+                if (inside && x >= 0 && x < w->in_w) {
+                    memcpy(to, row + (ptrdiff_t)x * w->in_c, channels);
+                } else {
+                    memset(to, w->zero, channels);
+                }
+            }
+        }
+        bdcc_pack_run(scratch, count, w->bits, planes + (ptrdiff_t)pixel * words * 8, (ptrdiff_t)pixels * words * 8);
+    }
+}
+
+/* A dense layer's `count` codes; planes: [bits][words * 8 bytes] with words = (count + 63) / 64. */
+BDCC_INLINE void bdcc_pack_vector(const uint8_t *BDCC_RESTRICT codes, int32_t count, int32_t words, int32_t bits,
+                                  uint8_t *BDCC_RESTRICT planes) {
+    const size_t filled = ((size_t)count + 7) / 8;
+    for (int32_t q = 0; q < bits; q++) {
+        memset(planes + (ptrdiff_t)q * words * 8 + filled, 0, (size_t)words * 8 - filled);
+    }
+    bdcc_pack_run(codes, (size_t)count, bits, planes, (ptrdiff_t)words * 8);
+}
+
+/* Words first .. first + count - 1 of one pixel, all planes of a word side by side: to[i * step + q]. */
+BDCC_INLINE void bdcc_take_words(const bdcc_gemm_t *g, const uint8_t *BDCC_RESTRICT pixel, int32_t first,
+                                 int32_t count, int32_t bits, ptrdiff_t step, uint64_t *BDCC_RESTRICT to) {
+    const uint8_t *run = pixel + (first / g->words) * g->row_stride;
+    int32_t word = first % g->words;
+    for (int32_t i = 0; i < count; i++, to += step) {
+        for (int32_t q = 0; q < bits; q++) {
+            to[q] = bdcc_load64(run + q * g->plane_stride + (ptrdiff_t)word * 8);
+        }
+        if (++word == g->words) {
+            word = 0;
+            run += g->row_stride;
+        }
+    }
+}
+
+#endif
