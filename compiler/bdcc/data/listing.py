@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: 0BSD
+"""Which pictures there are, what classes they belong to, and how they are shared out; nothing is
+decoded here.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.data.preprocess import U8
+from bdcc.errors import DataError
+from bdcc.ir.graph import F32, Shape
+
+I64 = npt.NDArray[np.int64]
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """Line i of a classes file: the folder of class i, and its label (the folder's name where none
+    is given).
+    """
+
+    folders: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listing:
+    """What lies at a path, in a fixed order, nothing decoded.
+
+    names: of each picture, relative to path; labels: int64 [N] or None; classes: of a folder per
+    class or None. An .npz has its arrays here, in place of files.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    labels: I64 | None
+    classes: Classes | None = None
+    array: U8 | F32 | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_classes(path: Path, *, outputs: int) -> Classes:
+    """A line per class: folder, optionally tab and label. Raises DataError unless there is one for
+    each output.
+    """
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the classes ({reason(error)})", layer=str(path)) from None
+    folders = tuple(line.split("\t")[0].strip() for line in lines)
+    labels = tuple(line.partition("\t")[2].strip() for line in lines)
+    if len(folders) != outputs:
+        raise DataError(
+            f"{len(folders)} classes, but the model has {outputs} outputs", layer=str(path)
+        )
+    twice = next((name for i, name in enumerate(folders) if name in folders[:i]), None)
+    if twice is not None:
+        raise DataError(f"class '{twice}' is listed twice", layer=str(path))
+    return Classes(
+        folders=folders,
+        labels=tuple(label or f for label, f in zip(labels, folders, strict=True)),
+    )
+
+
+def reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    try:
+        entries = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder ({reason(error)})", layer=str(folder)) from None
+    return [
+        name for name in entries
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    ]  # fmt: skip
+
+
+def _list_csv(path: Path, outputs: int) -> Listing:
+    table = path / "labels.csv"
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read ({reason(error)})", layer=str(table)) from None
+    if not rows or [cell.strip() for cell in rows[0]] != ["file", "index"]:
+        raise DataError("the first line must be 'file,index'", layer=str(table))
+    names, labels = [], []
+    for number, row in enumerate(rows[1:], 2):
+        if not row:
+            continue
+        where = f"{table}:{number}"
+        index = row[1].strip() if len(row) == 2 else ""
+        if not (index.isascii() and index.isdigit()):
+            raise DataError("expected a file name and a class index", layer=where)
+        if not int(index) < outputs:
+            raise DataError(
+                f"class index {index} is out of range, the model has {outputs} outputs", layer=where
+            )
+        if not (path / row[0]).is_file():
+            raise DataError(f"there is no file '{row[0]}'", layer=where)
+        names.append(row[0])
+        labels.append(int(index))
+    return Listing(path=path, names=tuple(names), labels=np.array(labels, np.int64))
+
+
+def _list_class_folders(
+    path: Path, folders: Sequence[str], classes: Classes | None, outputs: int
+) -> Listing:
+    if classes is None:
+        if len(folders) != outputs:
+            raise DataError(
+                f"{len(folders)} class folders, but the model has {outputs} outputs",
+                layer=str(path),
+                hint="Name the classes of the outputs, a line each, with --classes FILE",
+            )
+        classes = Classes(folders=tuple(folders), labels=tuple(folders))
+    position = {name: i for i, name in enumerate(classes.folders)}
+    unknown = next((name for name in folders if name not in position), None)
+    if unknown is not None:
+        raise DataError(f"folder '{unknown}' is not in the classes file", layer=str(path))
+    found = [(f"{name}/{p}", position[name]) for name in folders for p in _pictures_in(path / name)]
+    return Listing(
+        path=path,
+        names=tuple(name for name, _ in found),
+        labels=np.array([index for _, index in found], np.int64),
+        classes=classes,
+    )
+
+
+def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"is not a readable .npz file ({reason(error)})", layer=str(path)) from None
+    if "images" not in arrays:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(f"has no array 'images' (it has {found})", layer=str(path))
+    images, labels = arrays["images"], arrays.get("labels")
+    channels, height, width = shape
+    if images.dtype == np.uint8 and images.ndim == 3 and channels == 1:
+        images = images[..., None]
+    expected = {
+        np.dtype(np.uint8): (height, width, channels),
+        np.dtype(np.float32): (channels, height, width),
+    }
+    if images.ndim != 4 or images.shape[1:] != expected.get(images.dtype):
+        raise DataError(
+            f"images are {images.dtype} {list(images.shape)}; this model takes uint8 "
+            f"[N, {height}, {width}, {channels}] or float32 [N, {channels}, {height}, {width}]",
+            layer=str(path),
+        )
+    if labels is not None:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"labels are {labels.dtype} {list(labels.shape)}, expected {len(images)} integers",
+                layer=str(path),
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+        if wrong.size:
+            raise DataError(
+                f"label {labels[wrong[0]]} of picture {wrong[0]} is out of range, "
+                f"the model has {outputs} outputs",
+                layer=str(path),
+            )
+    return Listing(
+        path=path,
+        names=tuple(f"{path.name}[{i}]" for i in range(len(images))),
+        labels=None if labels is None else labels.astype(np.int64),
+        array=np.ascontiguousarray(images),
+    )
+
+
+def list_pictures(
+    path: Path,
+    *,
+    shape: Shape,
+    outputs: int,
+    classes: Classes | None = None,
+    labelled: bool = True,
+) -> Listing:
+    """What lies at `path` for a model with input (C, H, W) and `outputs` classes; raises DataError.
+
+    labelled: False takes every picture and no labels (what calibration needs), so folders may have
+    any names.
+    """
+    if path.is_file():
+        listing = _list_npz(path, shape, outputs)
+    elif not path.is_dir():
+        raise DataError("there is no such file or folder", layer=str(path))
+    else:
+        loose = _pictures_in(path)
+        inside = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = [name for name in inside if _pictures_in(path / name)]
+        if not labelled:
+            nested = [f"{name}/{p}" for name in folders for p in _pictures_in(path / name)]
+            listing = Listing(path=path, names=tuple(loose + nested), labels=None)
+        elif (path / "labels.csv").is_file():
+            listing = _list_csv(path, outputs)
+        elif folders and loose:
+            raise DataError(
+                f"holds both pictures ('{loose[0]}') and folders of pictures ('{folders[0]}')",
+                layer=str(path),
+                hint="Give a folder per class, or one folder of pictures",
+            )
+        elif folders:
+            listing = _list_class_folders(path, folders, classes, outputs)
+        else:
+            listing = Listing(path=path, names=tuple(loose), labels=None)
+    if not len(listing):
+        raise DataError("there are no pictures in it", layer=str(path))
+    return listing if labelled else replace(listing, labels=None)
+
+
+def draw(labels: I64 | None, rows: npt.NDArray[np.intp], *, count: int, seed: int) -> I64:
+    """`count` of `rows` (0 or more than there are: all), evenly over their classes, chosen by seed;
+    ascending.
+
+    Classes take turns in a random order, each giving its pictures in a random order, until `count`
+    are drawn.
+    """
+    if count == 0 or count >= len(rows):
+        return rows.astype(np.int64)
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    if labels is not None:
+        group = labels[shuffled]
+        turn = np.zeros(len(shuffled), np.int64)
+        for value in np.unique(group):
+            members = np.flatnonzero(group == value)
+            turn[members] = np.arange(len(members))
+        shuffled = shuffled[np.argsort(turn, kind="stable")]
+    return np.sort(shuffled[:count]).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """Disjoint rows of one listing; a part that has its own pictures is empty here."""
+
+    search: I64
+    calib: I64
+    holdout: I64
+
+
+def split(listing: Listing, *, calib: bool, holdout: bool, limit: int, seed: int) -> Parts:
+    """10 % (at most 600) to calibrate and 25 % to hold out, where asked; of the rest at most
+    `limit` (0: all) to search.
+
+    Each drawn evenly over classes. Raises DataError when there are too few pictures to share out.
+    """
+    rest, labels = np.arange(len(listing)), listing.labels
+    taken: dict[str, I64] = {"calib": np.empty(0, np.int64), "holdout": np.empty(0, np.int64)}
+    wanted = {
+        "calib": min(600, max(1, len(listing) // 10)) if calib else 0,
+        "holdout": max(1, len(listing) // 4) if holdout else 0,
+    }
+    if sum(wanted.values()) >= len(listing):
+        raise DataError(
+            f"{len(listing)} pictures are too few to calibrate, search and hold out with",
+            layer=str(listing.path),
+            hint="Give more, or --calib and --holdout",
+        )
+    for number, (part, count) in enumerate(wanted.items()):
+        if count:
+            taken[part] = draw(labels, rest, count=count, seed=seed + number)
+            rest = np.setdiff1d(rest, taken[part])
+    return Parts(search=draw(labels, rest, count=limit, seed=seed + 2), **taken)

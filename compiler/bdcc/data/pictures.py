@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: 0BSD
+"""The pictures that a model is measured on, decoded and at the size of its input.
+
+The pixels lie in a .npy file that worker processes map, so a `Pictures` pickles in a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from bdcc.data.listing import I64, Listing, draw, list_pictures, read_classes, reason
+from bdcc.data.preprocess import U8, Preprocess
+from bdcc.errors import DataError
+from bdcc.ir.graph import F32, Shape
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pictures:
+    """N pictures at the size of the model's input.
+
+    data: uint8 [M, H, W, C] (R,G,B or gray) or float32 [M, C, H, W] (preprocessed already), or the
+    .npy file that has it;
+    rows: int64 [N], which of its M entries; labels: int64 [N] or None; digest: of the pixels, in
+    hex.
+    """
+
+    data: Path | U8 | F32
+    rows: I64
+    names: tuple[str, ...]
+    labels: I64 | None
+    preprocess: Preprocess
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _array(self) -> U8 | F32:
+        if not isinstance(self.data, Path):
+            return self.data
+        array: U8 | F32 = np.load(self.data, mmap_mode="r")
+        return array
+
+    @property
+    def images(self) -> U8 | None:
+        """uint8 [N, H, W, C], or None when the pictures came preprocessed."""
+        array = self._array()
+        return np.asarray(array[self.rows]) if array.dtype == np.uint8 else None
+
+    @property
+    def tensors(self) -> F32 | None:
+        """float32 [N, C, H, W] as they came, or None when they are pixels."""
+        array = self._array()
+        return np.asarray(array[self.rows]) if array.dtype == np.float32 else None
+
+    def batch(self, indices: Sequence[int] | I64) -> F32:
+        """float32 [n, C, H, W]: what the model takes, for the pictures at `indices`."""
+        array = self._array()
+        chosen = np.asarray(array[self.rows[np.asarray(indices, np.int64)]])
+        if chosen.dtype == np.uint8:
+            return self.preprocess.apply(chosen.astype(np.uint8, copy=False))
+        return chosen.astype(np.float32, copy=False)
+
+    def subset(self, indices: Sequence[int] | I64) -> Pictures:
+        chosen = np.asarray(indices, np.int64)
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            names=tuple(self.names[i] for i in chosen),
+            labels=None if self.labels is None else self.labels[chosen],
+        )
+
+    @property
+    def key(self) -> str:
+        """Hex digest of all that an accuracy depends on: pixels, preprocessing, which rows, their
+        labels.
+        """
+        state = hashlib.sha256(self.digest.encode())
+        state.update(repr(self.preprocess.as_json()).encode())
+        state.update(self.rows.tobytes())
+        state.update(b"" if self.labels is None else self.labels.tobytes())
+        return state.hexdigest()
+
+
+def read_pictures(
+    listing: Listing,
+    *,
+    rows: I64 | None = None,
+    shape: Shape,
+    preprocess: Preprocess,
+    store: Path | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Pictures:
+    """Decodes and resizes the pictures of a listing at `rows` (all: None), on threads; raises
+    DataError naming a bad file.
+
+    store: folder that keeps the pixels, keyed by the bytes of the files, for worker processes to
+    map and for the next run to find; None keeps them in memory.
+    """
+    rows = np.arange(len(listing), dtype=np.int64) if rows is None else rows
+    names = tuple(listing.names[i] for i in rows)
+    labels = None if listing.labels is None else listing.labels[rows]
+    if listing.array is not None:
+        data, digest = hold_pixels(listing.array[rows], store)
+    else:
+        files = [listing.path / name for name in names]
+        data, digest = _hold_files(files, shape, preprocess, store, workers, progress)
+    return Pictures(
+        data=data,
+        rows=np.arange(len(rows), dtype=np.int64),
+        names=names,
+        labels=labels,
+        preprocess=preprocess,
+        digest=digest,
+    )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({reason(error)})", layer=str(file)) from None
+
+
+def hold_pixels(pixels: U8 | F32, store: Path | None) -> tuple[Path | U8 | F32, str]:
+    """The pixels themselves, or the file in `store` that has them; and their digest."""
+    state = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode())
+    state.update(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
+    digest = state.hexdigest()
+    if store is None:
+        return pixels, digest
+    file = store / f"pixels-{digest[:32]}.npy"
+    if not file.is_file():
+        _write_mapped(file, pixels.shape, pixels.dtype, lambda mapped: np.copyto(mapped, pixels))
+    return file, digest
+
+
+def _hold_files(
+    files: Sequence[Path],
+    shape: Shape,
+    preprocess: Preprocess,
+    store: Path | None,
+    workers: int,
+    progress: Progress | None,
+) -> tuple[Path | U8 | F32, str]:
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise DataError(
+            f"the model's input has {channels} channels, and pictures have 1 or 3",
+            layer=str(files[0].parent),
+            hint="Give an .npz with float32 images [N, C, H, W]",
+        )
+    state = hashlib.sha256(f"{shape} {preprocess.resize}".encode())
+    with ThreadPoolExecutor(workers) as pool:
+        for content in pool.map(lambda file: hashlib.sha256(_read(file)).digest(), files):
+            state.update(content)
+    digest = state.hexdigest()
+    size = (len(files), height, width, channels)
+
+    def decode(out: U8) -> None:
+        def decode_one(index: int) -> None:
+            out[index] = read_picture(files[index], shape=shape, preprocess=preprocess)
+
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for done, _ in enumerate(pool.map(decode_one, range(len(files))), 1):
+                    if progress is not None:
+                        progress("pictures", done, len(files))
+            except BaseException:  # a bad file, or Ctrl-C: do not decode the rest first
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    if store is None:
+        pixels = np.empty(size, np.uint8)
+        decode(pixels)
+        return pixels, digest
+    file = store / f"pixels-{digest[:32]}.npy"
+    if not file.is_file():
+        _write_mapped(file, size, np.uint8, decode)
+    return file, digest
+
+
+def _write_mapped(
+    file: Path, size: Shape, dtype: npt.DTypeLike, fill: Callable[[Any], None]
+) -> None:
+    """A .npy that appears complete or not at all, filled through a mapping: it never has to fit in
+    memory.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        mapped = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=size)
+        fill(mapped)
+        mapped.flush()
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_picture(file: Path, *, shape: Shape, preprocess: Preprocess) -> U8:
+    """uint8 [H, W, C] of one picture file; raises DataError."""
+    try:
+        with Image.open(file) as picture:
+            return preprocess.fit(picture, shape)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        text = "no picture format that Pillow knows"
+        if not isinstance(error, UnidentifiedImageError):
+            text = reason(error)
+        raise DataError(f"is not a readable picture ({text})", layer=str(file)) from None
+
+
+def load_pictures(
+    path: Path,
+    *,
+    input_shape: Shape,
+    preprocess: Preprocess,
+    outputs: int,
+    classes: Path | None = None,
+    store: Path | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Pictures:
+    """All pictures at `path` (or `limit`, drawn evenly over classes), with their labels if they
+    have any.
+    """
+    named = None if classes is None else read_classes(classes, outputs=outputs)
+    listing = list_pictures(path, shape=input_shape, outputs=outputs, classes=named)
+    return read_pictures(
+        listing,
+        rows=draw(listing.labels, np.arange(len(listing)), count=limit, seed=seed),
+        shape=input_shape,
+        preprocess=preprocess,
+        store=store,
+        progress=progress,
+    )
