@@ -143,8 +143,8 @@ def resolve_range(quant: TensorQuant, x: F32) -> TensorQuant:
 def layer_constants(layer: Decomposition, quant: TensorQuant) -> tuple[F32, F32, F32]:
     """What a decomposed layer's epilogue reads: float32 [N] each.
 
-    (scale, bias, sums of the integer weights). Static range: y = scale * y_int + bias. Dynamic: scale
-    and bias are the layer's own, each picture's follow from them by `dynamic_constants`.
+    (scale, bias, sums of the integer weights). Static range: y = scale * y_int + bias. Dynamic:
+    scale and bias are the layer's own, each picture's follow from them by `dynamic_constants`.
     """
     return _constants(layer, quant, layer.integer_weights())
 
@@ -242,8 +242,8 @@ def _taps(padded: Array, node: Conv | Pool) -> Iterator[Array]:
 
 
 def _conv(node: Conv, x: F32, shape: Shape) -> F32:
-    # Zero padding stands for "skipped": weights are finite, so it adds +-0, which changes nothing in
-    # a sum that began at +0 and therefore is never -0.
+    # Zero padding stands for "skipped": weights are finite, so it adds +-0, which changes nothing
+    # in a sum that began at +0 and therefore is never -0.
     filters = node.weight.shape[0] // node.groups
     acc = np.zeros((node.groups, filters, shape[1] * shape[2]), np.float32)
     product = np.empty_like(acc[0])
