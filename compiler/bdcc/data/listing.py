@@ -144,9 +144,13 @@ def _list_class_folders(
 
 def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            with archive:
+                arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"is not a readable .npz file ({reason(error)})", layer=str(path)) from None
     if "images" not in arrays:
         found = ", ".join(sorted(arrays)) or "nothing"
