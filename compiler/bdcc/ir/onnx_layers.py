@@ -1,0 +1,519 @@
+"""What each ONNX operator becomes: a node of the graph, another name of its input, or a constant.
+
+`convert` is the one place that dispatches over ONNX operators; docs/operators.md tells it to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bdcc.errors import ModelError
+from bdcc.ir import onnx_fold
+from bdcc.ir.graph import (
+    F32,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    Lrn,
+    MaxPool,
+    Node,
+    Pads,
+    Pair,
+    Pool,
+    Relu,
+    Shape,
+    Softmax,
+    WeightLayer,
+    output_shape,
+)
+from bdcc.ir.onnx_file import Constant
+
+SUPPORTED = (
+    *("Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Conv", "Div", "Dropout"),
+    *("Flatten", "Gemm", "GlobalAveragePool", "Identity", "LRN", "MatMul", "MaxPool", "Mul"),
+    *("ReduceMean", "Relu", "Reshape", "Shape", "Softmax", "Squeeze", "Sub", "Unsqueeze"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor of the graph: the name of the first ONNX tensor that holds it; shape: no batch."""
+
+    name: str
+    shape: Shape
+
+    @property
+    def onnx_shape(self) -> Shape:
+        return (1, *self.shape)
+
+
+Value = Tensor | Constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Operator:
+    """One node of the file with its inputs looked up (None: an optional input left out)."""
+
+    proto: onnx.NodeProto
+    opset: int
+    inputs: tuple[Value | None, ...]
+    producer: Node | None  # of the first input that is a tensor
+    attributes: dict[str, Any]
+
+    @property
+    def op(self) -> str:
+        return operator_type(self.proto)
+
+    @property
+    def name(self) -> str:
+        return self.proto.name or self.output
+
+    @property
+    def output(self) -> str:
+        return str(self.proto.output[0])
+
+    def refuse(self, message: str, hint: str | None = None) -> ModelError:
+        return ModelError(message, layer=label(self.proto), hint=hint)
+
+    def value(self, index: int) -> Value | None:
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def tensor(self, index: int = 0) -> Tensor:
+        value = self.value(index)
+        if not isinstance(value, Tensor):
+            raise self.refuse(f"input {index} is a constant; bdcc handles a tensor there")
+        return value
+
+    def constant(self, index: int) -> Constant | None:
+        """None if left out; raises ModelError if it is computed from the picture."""
+        value = self.value(index)
+        if isinstance(value, Tensor):
+            raise self.refuse(
+                f"input '{self.proto.input[index]}' depends on the picture; "
+                "bdcc handles a constant there"
+            )
+        return value
+
+    def weights(self, index: int) -> F32 | None:
+        """A constant that must be float32 without NaN and infinity."""
+        constant = self.constant(index)
+        if constant is None:
+            return None
+        name = self.proto.input[index]
+        if constant.dtype != np.float32:
+            raise self.refuse(
+                f"tensor '{name}' is {constant.dtype}; bdcc handles float32",
+                "Convert the model to float32",
+            )
+        if not constant.size:
+            raise self.refuse(f"tensor '{name}' of shape {constant.shape} is empty")
+        if not onnx_fold.is_finite(constant):
+            raise self.refuse(f"tensor '{name}' holds NaN or infinity; bdcc handles finite weights")
+        return constant
+
+
+def label(proto: onnx.NodeProto) -> str:
+    """'conv1 (Conv)': how messages name a node."""
+    return f"{proto.name or (proto.output[0] if proto.output else '?')} ({operator_type(proto)})"
+
+
+def operator_type(proto: onnx.NodeProto) -> str:
+    return proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+
+
+def convert(operator: Operator) -> Node | Value:
+    """What the operator becomes: a node; the tensor that it passes on; a constant."""
+    match operator.op:
+        case "Conv":
+            return _conv(operator)
+        case "Gemm":
+            return _gemm(operator)
+        case "MatMul":
+            return _matmul(operator)
+        case "Relu":
+            x = operator.tensor()
+            return Relu(name=operator.name, input=x.name, output=operator.output)
+        case "MaxPool" | "AveragePool":
+            return _pool(operator)
+        case "GlobalAveragePool":
+            x = operator.tensor()
+            return GlobalAveragePool(name=operator.name, input=x.name, output=operator.output)
+        case "LRN":
+            return _lrn(operator)
+        case "Softmax":
+            return _softmax(operator)
+        case "BatchNormalization":
+            return _batch_normalization(operator)
+        case "Add" | "Sub" | "Mul" | "Div":
+            return _affine(operator)
+        case "Dropout":
+            return _dropout(operator)
+        case "Identity":
+            return operator.tensor()
+        case "ReduceMean":
+            return _reduce_mean(operator)
+        case "Cast" | "CastLike":
+            return _cast(operator)
+        case "Shape":
+            shape = np.array(operator.tensor().onnx_shape, dtype=np.int64)
+            return shape[operator.attributes.get("start", 0) : operator.attributes.get("end")]
+        case "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze":
+            return _reshape(operator)
+        case _:
+            raise unsupported(operator.proto)
+
+
+def unsupported(proto: onnx.NodeProto) -> ModelError:
+    """The refusal of an operator that would have to work on what depends on the picture."""
+    if proto.op_type in ("Concat", "Gather", "Slice", "Transpose"):
+        does = "joins feature maps" if proto.op_type == "Concat" else "works on a feature map"
+        return ModelError(f"{does}; bdcc handles {proto.op_type} of constants", layer=label(proto))
+    return ModelError(
+        f"the operator is not supported; bdcc handles {', '.join(SUPPORTED)}", layer=label(proto)
+    )
+
+
+def _conv(operator: Operator) -> Conv:
+    x, weight, bias = operator.tensor(), operator.weights(1), operator.weights(2)
+    assert weight is not None, "check_node has seen it"
+    if weight.ndim != 4 or len(x.shape) != 3:
+        raise operator.refuse(
+            f"weight {weight.shape} on input {x.onnx_shape}; bdcc handles 2-D convolutions"
+        )
+    kernel = _pair(operator, "kernel_shape", weight.shape[2:])
+    if kernel != weight.shape[2:]:
+        raise operator.refuse(f"kernel_shape {kernel} does not fit its weight {weight.shape}")
+    if bias is None:
+        bias = np.zeros(weight.shape[0], dtype=np.float32)
+    if bias.shape != weight.shape[:1]:
+        raise operator.refuse(f"bias {bias.shape} does not fit its weight {weight.shape}")
+    strides, dilations = _pair(operator, "strides"), _pair(operator, "dilations")
+    return Conv(
+        name=operator.name,
+        input=x.name,
+        output=operator.output,
+        weight=weight,
+        bias=bias,
+        strides=strides,
+        pads=_pads(operator, x.shape, kernel, strides, dilations),
+        dilations=dilations,
+        groups=_at_least_one(operator, "group", (operator.attributes.get("group", 1),))[0],
+    )
+
+
+def _gemm(operator: Operator) -> WeightLayer:
+    x, weight = operator.tensor(), operator.weights(1)
+    assert weight is not None, "check_node has seen it"
+    attributes = operator.attributes
+    if attributes.get("transA") and x.shape != (1,):
+        raise operator.refuse("transA turns features into a batch; bdcc handles transA = 0")
+    if not attributes.get("transB"):
+        weight = weight.T
+    dense = _dense(operator, x, weight)
+    scale = np.full(dense.weight.shape[0], attributes.get("alpha", 1.0))
+    bias = operator.weights(2)
+    if bias is None:
+        bias = np.zeros((), dtype=np.float32)
+    shift = onnx_fold.per_channel(bias, dense.bias.shape)
+    if shift is None or bias.ndim > 2:
+        raise operator.refuse(f"bias {bias.shape} does not fit {scale.size} outputs")
+    return onnx_fold.scale_and_shift(
+        dense,
+        scale=scale,
+        shift=shift * attributes.get("beta", 1.0),
+        output=operator.output,
+        label="alpha and beta",
+    )
+
+
+def _matmul(operator: Operator) -> Dense:
+    if not isinstance(operator.value(0), Tensor):
+        raise operator.refuse("its weight is the first operand; bdcc handles x @ weight")
+    weight = operator.weights(1)
+    assert weight is not None, "check_node has seen it"
+    return _dense(operator, operator.tensor(), weight.T)
+
+
+def _dense(operator: Operator, x: Tensor, weight: F32) -> Dense:
+    """weight: [N, K], of whatever strides."""
+    if len(x.shape) != 1 or weight.ndim != 2:
+        raise operator.refuse(
+            f"weight {weight.T.shape} on input {x.onnx_shape}; bdcc handles a matrix on a vector",
+        )
+    return Dense(
+        name=operator.name,
+        input=x.name,
+        output=operator.output,
+        weight=np.ascontiguousarray(weight),
+        bias=np.zeros(weight.shape[0], dtype=np.float32),
+    )
+
+
+def _pool(operator: Operator) -> Pool:
+    x, attributes = operator.tensor(), operator.attributes
+    if len(x.shape) != 3:
+        raise operator.refuse(f"needs a feature map (1, C, H, W), got shape {x.onnx_shape}")
+    kernel, strides = _pair(operator, "kernel_shape"), _pair(operator, "strides")
+    dilations = _pair(operator, "dilations")
+    pads = _pads(operator, x.shape, kernel, strides, dilations)
+    same = attributes.get("auto_pad", b"NOTSET").startswith(b"SAME")
+    ceil_mode = bool(attributes.get("ceil_mode", 0)) and not same  # SAME fixes the extent itself
+    if operator.op == "MaxPool":
+        pool: Pool = MaxPool(
+            name=operator.name,
+            input=x.name,
+            output=operator.output,
+            kernel=kernel,
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            ceil_mode=ceil_mode,
+        )
+    else:
+        pool = AveragePool(
+            name=operator.name,
+            input=x.name,
+            output=operator.output,
+            kernel=kernel,
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            ceil_mode=ceil_mode,
+            count_include_pad=bool(attributes.get("count_include_pad", 0)),
+        )
+    extents = output_shape(pool, x.shape)[1:]
+    for axis in (0, 1):
+        starts = strides[axis] * np.arange(extents[axis])[:, None] - pads[axis]
+        taps = starts + dilations[axis] * np.arange(kernel[axis])
+        if not ((taps >= 0) & (taps < x.shape[1 + axis])).any(axis=1).all():
+            raise operator.refuse(
+                f"kernel {kernel} with pads {pads} has windows that lie in the padding alone; "
+                "bdcc handles windows that touch the input"
+            )
+    return pool
+
+
+def _lrn(operator: Operator) -> Lrn:
+    x, attributes = operator.tensor(), operator.attributes
+    beta = float(attributes.get("beta", 0.75))
+    if not (0 < beta <= 4 and (4 * beta).is_integer()):
+        raise operator.refuse(f"beta is {beta:g}; bdcc handles multiples of 1/4 up to 4")
+    if len(x.shape) != 3:
+        raise operator.refuse(f"needs a feature map (1, C, H, W), got shape {x.onnx_shape}")
+    return Lrn(
+        name=operator.name,
+        input=x.name,
+        output=operator.output,
+        size=_at_least_one(operator, "size", (attributes["size"],))[0],
+        alpha=float(attributes.get("alpha", 1e-4)),
+        beta=beta,
+        bias=float(attributes.get("bias", 1.0)),
+    )
+
+
+def _softmax(operator: Operator) -> Softmax:
+    x = operator.tensor()
+    rank = len(x.onnx_shape)
+    axis = operator.attributes.get("axis", 1 if operator.opset < 13 else -1)
+    axis += rank if axis < 0 else 0
+    # Before opset 13 over all that follows the axis; a batch of 1 in front changes nothing.
+    flat = axis in (0, 1) and set(x.shape[1:]) <= {1}
+    if not (flat if operator.opset < 13 else axis == 1):
+        raise operator.refuse(
+            f"axis {axis} of shape {x.onnx_shape}; bdcc handles Softmax over the channels",
+            "Flatten before it, or use axis 1 and opset 13",
+        )
+    return Softmax(name=operator.name, input=x.name, output=operator.output)
+
+
+def _reduce_mean(operator: Operator) -> GlobalAveragePool:
+    x, attributes = operator.tensor(), operator.attributes
+    given = operator.constant(1) if operator.opset >= 18 else attributes.get("axes")
+    axes = {axis % 4 for axis in _integers(operator, given) or ()}
+    if len(x.shape) != 3 or axes != {2, 3} or not attributes.get("keepdims", 1):
+        raise operator.refuse(
+            "bdcc handles ReduceMean over height and width of a feature map, with keepdims = 1"
+        )
+    return GlobalAveragePool(name=operator.name, input=x.name, output=operator.output)
+
+
+def _cast(operator: Operator) -> Value:
+    """Cast of a tensor to float32; CastLike of a constant or tensor to the type of another."""
+    value, like = operator.value(0), operator.value(1)
+    if operator.op == "CastLike" and isinstance(like, Tensor) and isinstance(value, np.ndarray):
+        return value.astype(np.float32)
+    to = operator.attributes.get("to", onnx.TensorProto.FLOAT)
+    if to != onnx.TensorProto.FLOAT or (isinstance(like, np.ndarray) and like.dtype != np.float32):
+        raise operator.refuse("casts a feature map; bdcc handles float32 activations")
+    return operator.tensor()
+
+
+def _batch_normalization(operator: Operator) -> Node | Value:
+    x, attributes = operator.tensor(), operator.attributes
+    if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
+        raise operator.refuse(
+            "bdcc handles BatchNormalization at inference, per channel", "Export in eval mode"
+        )
+    parameters = []
+    for index in (1, 2, 3, 4):
+        values = operator.weights(index)
+        if values is None or values.shape != x.shape[:1]:
+            found = None if values is None else values.shape
+            raise operator.refuse(
+                f"tensor '{operator.proto.input[index]}' has shape {found}, not ({x.shape[0]},)"
+            )
+        parameters.append(values.astype(np.float64))
+    scale, shift = onnx_fold.normalization(
+        (parameters[0], parameters[1], parameters[2], parameters[3]),
+        epsilon=attributes.get("epsilon", 1e-5),
+    )
+    return _scaled(operator, x, scale, shift)
+
+
+def _affine(operator: Operator) -> Node | Value:
+    """Add, Sub, Mul, Div of a tensor and a constant, either order."""
+    first, second = operator.value(0), operator.value(1)
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        raise operator.refuse(f"joins two feature maps; bdcc handles {operator.op} of a constant")
+    flipped = isinstance(second, Tensor)
+    x, constant = operator.tensor(int(flipped)), operator.weights(int(not flipped))
+    values = None if constant is None else onnx_fold.per_channel(constant, x.shape)
+    if values is None or (operator.op == "Div" and flipped):
+        found = () if constant is None else constant.shape
+        raise operator.refuse(
+            f"constant of shape {found} on {x.onnx_shape}; "
+            "bdcc handles one value per channel, as the second operand of Div"
+        )
+    one, zero = np.ones(x.shape[0]), np.zeros(x.shape[0])
+    match operator.op:
+        case "Add":
+            scale, shift = one, values
+        case "Sub":
+            scale, shift = (-one, values) if flipped else (one, -values)
+        case "Mul":
+            scale, shift = values, zero
+        case _:
+            with np.errstate(divide="ignore"):  # scale_and_shift refuses infinity
+                scale, shift = 1.0 / values, zero
+    return _scaled(operator, x, scale, shift)
+
+
+def _scaled(
+    operator: Operator, x: Tensor, scale: onnx_fold.F64, shift: onnx_fold.F64
+) -> Node | Value:
+    """x * scale + shift by changed weights of x's producer, which stays if others read x too."""
+    if np.all(scale == 1.0) and not np.any(shift):
+        return x
+    producer = operator.producer
+    if not isinstance(producer, Conv | Dense):
+        raise operator.refuse(
+            f"follows '{x.name}'; bdcc folds {operator.op} into a Conv, Gemm or MatMul "
+            "directly in front of it"
+        )
+    return onnx_fold.scale_and_shift(
+        producer, scale=scale, shift=shift, output=operator.output, label=label(operator.proto)
+    )
+
+
+def _dropout(operator: Operator) -> Tensor:
+    training = operator.constant(2)
+    if training is not None and training.any():
+        raise operator.refuse("is in training mode", "Export in eval mode")
+    return operator.tensor()
+
+
+def _reshape(operator: Operator) -> Node | Value:
+    """Flatten, Reshape, Squeeze, Unsqueeze: to the same shape or to a vector, or refused."""
+    x = operator.tensor()
+    old, new = x.onnx_shape, _new_shape(operator, x.onnx_shape)
+    if new == old:
+        return x
+    if new == (1, int(np.prod(old))):
+        return Flatten(name=operator.name, input=x.name, output=operator.output)
+    raise operator.refuse(f"turns shape {old} into {new}; bdcc handles flattening to (1, N)")
+
+
+def _new_shape(operator: Operator, old: Shape) -> Shape:
+    attributes = operator.attributes
+    stand_in = np.broadcast_to(
+        np.uint8(0), old
+    )  # NumPy knows what the axes do, and refuses bad ones
+    try:
+        match operator.op:
+            case "Flatten":
+                axis = int(attributes.get("axis", 1))
+                rows = int(np.prod(old[: axis + len(old) if axis < 0 else axis]))
+                return stand_in.reshape(rows, -1).shape
+            case "Reshape":
+                target = _integers(operator, operator.constant(1)) or []
+                if not attributes.get("allowzero"):
+                    target = [old[i] if n == 0 else n for i, n in enumerate(target)]
+                return stand_in.reshape(target).shape
+        given = operator.constant(1) if operator.opset >= 13 else attributes.get("axes")
+        axes = _integers(operator, given)
+        if operator.op == "Squeeze":
+            return np.squeeze(stand_in, axis=None if axes is None else tuple(axes)).shape
+        return np.expand_dims(stand_in, tuple(axes or ())).shape
+    except (ValueError, IndexError) as error:
+        raise operator.refuse(
+            f"does not fit shape {old} with a batch of 1: {error}",
+            "Export with a batch of 1 or a dynamic batch",
+        ) from error
+
+
+def _integers(operator: Operator, values: Sequence[int] | Constant | None) -> list[int] | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind != "i" or array.ndim != 1:
+        raise operator.refuse("its shape or axes are not a list of integers")
+    return [int(value) for value in array]
+
+
+def _pair(operator: Operator, attribute: str, default: Sequence[int] = (1, 1)) -> Pair:
+    values = tuple(operator.attributes.get(attribute, default))
+    if len(values) != 2:
+        raise operator.refuse(f"{attribute} is {list(values)}; bdcc handles two dimensions")
+    _at_least_one(operator, attribute, values)
+    return (int(values[0]), int(values[1]))
+
+
+def _at_least_one(operator: Operator, attribute: str, values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(value < 1 for value in values):
+        raise operator.refuse(f"{attribute} is {list(values)}; it must be positive")
+    return values
+
+
+def _pads(operator: Operator, shape: Shape, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
+    mode = operator.attributes.get("auto_pad", b"NOTSET").decode("ascii", "replace")
+    match mode:
+        case "NOTSET" | "":
+            pads = tuple(operator.attributes.get("pads", (0, 0, 0, 0)))
+            if len(pads) != 4 or min(pads) < 0:
+                raise operator.refuse(
+                    f"pads is {list(pads)}; bdcc handles top, left, bottom, right, none negative"
+                )
+            return (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
+        case "VALID":
+            return (0, 0, 0, 0)
+        case "SAME_UPPER" | "SAME_LOWER":
+            before, after = [], []
+            for axis in (0, 1):
+                count = -(-shape[1 + axis] // strides[axis])
+                span = (count - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1
+                total = max(span - shape[1 + axis], 0)
+                before.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+                after.append(total - before[axis])
+            return (before[0], before[1], after[0], after[1])
+        case _:
+            raise operator.refuse(
+                f"auto_pad '{mode}' is not supported; "
+                "bdcc handles NOTSET, SAME_UPPER, SAME_LOWER and VALID"
+            )
