@@ -19,16 +19,8 @@ from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
 from bdcc.ir.graph import Graph, Node, Shape, make_graph, output_shape
 from bdcc.ir.onnx_file import first_line, read_onnx
-from bdcc.ir.onnx_layers import (
-    SUPPORTED,
-    Operator,
-    Tensor,
-    Value,
-    convert,
-    label,
-    operator_type,
-    unsupported,
-)
+from bdcc.ir.onnx_layers import SUPPORTED, convert, unsupported
+from bdcc.ir.onnx_operator import Operator, Tensor, Value, label, operator_type
 
 
 def load_onnx(path: Path) -> Graph:

@@ -1,13 +1,9 @@
 """What each ONNX operator becomes: a node of the graph, another name of its input, or a constant.
 
-`convert` is the one place that dispatches over ONNX operators; docs/operators.md tells it to people.
+`convert` is the one place that dispatches over ONNX operators; docs/operators.md is its table.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,8 +20,6 @@ from bdcc.ir.graph import (
     Lrn,
     MaxPool,
     Node,
-    Pads,
-    Pair,
     Pool,
     Relu,
     Shape,
@@ -33,99 +27,13 @@ from bdcc.ir.graph import (
     WeightLayer,
     output_shape,
 )
-from bdcc.ir.onnx_file import Constant
+from bdcc.ir.onnx_operator import Operator, Tensor, Value, label
 
 SUPPORTED = (
     *("Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Conv", "Div", "Dropout"),
     *("Flatten", "Gemm", "GlobalAveragePool", "Identity", "LRN", "MatMul", "MaxPool", "Mul"),
     *("ReduceMean", "Relu", "Reshape", "Shape", "Softmax", "Squeeze", "Sub", "Unsqueeze"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
-    """A tensor of the graph: the name of the first ONNX tensor that holds it; shape: no batch."""
-
-    name: str
-    shape: Shape
-
-    @property
-    def onnx_shape(self) -> Shape:
-        return (1, *self.shape)
-
-
-Value = Tensor | Constant
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Operator:
-    """One node of the file with its inputs looked up (None: an optional input left out)."""
-
-    proto: onnx.NodeProto
-    opset: int
-    inputs: tuple[Value | None, ...]
-    producer: Node | None  # of the first input that is a tensor
-    attributes: dict[str, Any]
-
-    @property
-    def op(self) -> str:
-        return operator_type(self.proto)
-
-    @property
-    def name(self) -> str:
-        return self.proto.name or self.output
-
-    @property
-    def output(self) -> str:
-        return str(self.proto.output[0])
-
-    def refuse(self, message: str, hint: str | None = None) -> ModelError:
-        return ModelError(message, layer=label(self.proto), hint=hint)
-
-    def value(self, index: int) -> Value | None:
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    def tensor(self, index: int = 0) -> Tensor:
-        value = self.value(index)
-        if not isinstance(value, Tensor):
-            raise self.refuse(f"input {index} is a constant; bdcc handles a tensor there")
-        return value
-
-    def constant(self, index: int) -> Constant | None:
-        """None if left out; raises ModelError if it is computed from the picture."""
-        value = self.value(index)
-        if isinstance(value, Tensor):
-            raise self.refuse(
-                f"input '{self.proto.input[index]}' depends on the picture; "
-                "bdcc handles a constant there"
-            )
-        return value
-
-    def weights(self, index: int) -> F32 | None:
-        """A constant that must be float32 without NaN and infinity."""
-        constant = self.constant(index)
-        if constant is None:
-            return None
-        name = self.proto.input[index]
-        if constant.dtype != np.float32:
-            raise self.refuse(
-                f"tensor '{name}' is {constant.dtype}; bdcc handles float32",
-                "Convert the model to float32",
-            )
-        if not constant.size:
-            raise self.refuse(f"tensor '{name}' of shape {constant.shape} is empty")
-        if not onnx_fold.is_finite(constant):
-            raise self.refuse(f"tensor '{name}' holds NaN or infinity; bdcc handles finite weights")
-        return constant
-
-
-def label(proto: onnx.NodeProto) -> str:
-    """'conv1 (Conv)': how messages name a node."""
-    return f"{proto.name or (proto.output[0] if proto.output else '?')} ({operator_type(proto)})"
-
-
-def operator_type(proto: onnx.NodeProto) -> str:
-    return proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
 
 
 def convert(operator: Operator) -> Node | Value:
@@ -187,14 +95,14 @@ def _conv(operator: Operator) -> Conv:
         raise operator.refuse(
             f"weight {weight.shape} on input {x.onnx_shape}; bdcc handles 2-D convolutions"
         )
-    kernel = _pair(operator, "kernel_shape", weight.shape[2:])
+    kernel = operator.pair("kernel_shape", weight.shape[2:])
     if kernel != weight.shape[2:]:
         raise operator.refuse(f"kernel_shape {kernel} does not fit its weight {weight.shape}")
     if bias is None:
         bias = np.zeros(weight.shape[0], dtype=np.float32)
     if bias.shape != weight.shape[:1]:
         raise operator.refuse(f"bias {bias.shape} does not fit its weight {weight.shape}")
-    strides, dilations = _pair(operator, "strides"), _pair(operator, "dilations")
+    strides, dilations = operator.pair("strides"), operator.pair("dilations")
     return Conv(
         name=operator.name,
         input=x.name,
@@ -202,9 +110,9 @@ def _conv(operator: Operator) -> Conv:
         weight=weight,
         bias=bias,
         strides=strides,
-        pads=_pads(operator, x.shape, kernel, strides, dilations),
+        pads=operator.pads(x.shape, kernel, strides, dilations),
         dilations=dilations,
-        groups=_at_least_one(operator, "group", (operator.attributes.get("group", 1),))[0],
+        groups=operator.count("group"),
     )
 
 
@@ -260,9 +168,9 @@ def _pool(operator: Operator) -> Pool:
     x, attributes = operator.tensor(), operator.attributes
     if len(x.shape) != 3:
         raise operator.refuse(f"needs a feature map (1, C, H, W), got shape {x.onnx_shape}")
-    kernel, strides = _pair(operator, "kernel_shape"), _pair(operator, "strides")
-    dilations = _pair(operator, "dilations")
-    pads = _pads(operator, x.shape, kernel, strides, dilations)
+    kernel, strides = operator.pair("kernel_shape"), operator.pair("strides")
+    dilations = operator.pair("dilations")
+    pads = operator.pads(x.shape, kernel, strides, dilations)
     same = attributes.get("auto_pad", b"NOTSET").startswith(b"SAME")
     ceil_mode = bool(attributes.get("ceil_mode", 0)) and not same  # SAME fixes the extent itself
     if operator.op == "MaxPool":
@@ -311,7 +219,7 @@ def _lrn(operator: Operator) -> Lrn:
         name=operator.name,
         input=x.name,
         output=operator.output,
-        size=_at_least_one(operator, "size", (attributes["size"],))[0],
+        size=operator.count("size"),
         alpha=float(attributes.get("alpha", 1e-4)),
         beta=beta,
         bias=float(attributes.get("bias", 1.0)),
@@ -336,7 +244,7 @@ def _softmax(operator: Operator) -> Softmax:
 def _reduce_mean(operator: Operator) -> GlobalAveragePool:
     x, attributes = operator.tensor(), operator.attributes
     given = operator.constant(1) if operator.opset >= 18 else attributes.get("axes")
-    axes = {axis % 4 for axis in _integers(operator, given) or ()}
+    axes = {axis % 4 for axis in operator.integers(given) or ()}
     if len(x.shape) != 3 or axes != {2, 3} or not attributes.get("keepdims", 1):
         raise operator.refuse(
             "bdcc handles ReduceMean over height and width of a feature map, with keepdims = 1"
@@ -452,12 +360,12 @@ def _new_shape(operator: Operator, old: Shape) -> Shape:
                 rows = int(np.prod(old[: axis + len(old) if axis < 0 else axis]))
                 return stand_in.reshape(rows, -1).shape
             case "Reshape":
-                target = _integers(operator, operator.constant(1)) or []
+                target = operator.integers(operator.constant(1)) or []
                 if not attributes.get("allowzero"):
                     target = [old[i] if n == 0 else n for i, n in enumerate(target)]
                 return stand_in.reshape(target).shape
         given = operator.constant(1) if operator.opset >= 13 else attributes.get("axes")
-        axes = _integers(operator, given)
+        axes = operator.integers(given)
         if operator.op == "Squeeze":
             return np.squeeze(stand_in, axis=None if axes is None else tuple(axes)).shape
         return np.expand_dims(stand_in, tuple(axes or ())).shape
@@ -466,54 +374,3 @@ def _new_shape(operator: Operator, old: Shape) -> Shape:
             f"does not fit shape {old} with a batch of 1: {error}",
             "Export with a batch of 1 or a dynamic batch",
         ) from error
-
-
-def _integers(operator: Operator, values: Sequence[int] | Constant | None) -> list[int] | None:
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.dtype.kind != "i" or array.ndim != 1:
-        raise operator.refuse("its shape or axes are not a list of integers")
-    return [int(value) for value in array]
-
-
-def _pair(operator: Operator, attribute: str, default: Sequence[int] = (1, 1)) -> Pair:
-    values = tuple(operator.attributes.get(attribute, default))
-    if len(values) != 2:
-        raise operator.refuse(f"{attribute} is {list(values)}; bdcc handles two dimensions")
-    _at_least_one(operator, attribute, values)
-    return (int(values[0]), int(values[1]))
-
-
-def _at_least_one(operator: Operator, attribute: str, values: tuple[int, ...]) -> tuple[int, ...]:
-    if any(value < 1 for value in values):
-        raise operator.refuse(f"{attribute} is {list(values)}; it must be positive")
-    return values
-
-
-def _pads(operator: Operator, shape: Shape, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
-    mode = operator.attributes.get("auto_pad", b"NOTSET").decode("ascii", "replace")
-    match mode:
-        case "NOTSET" | "":
-            pads = tuple(operator.attributes.get("pads", (0, 0, 0, 0)))
-            if len(pads) != 4 or min(pads) < 0:
-                raise operator.refuse(
-                    f"pads is {list(pads)}; bdcc handles top, left, bottom, right, none negative"
-                )
-            return (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
-        case "VALID":
-            return (0, 0, 0, 0)
-        case "SAME_UPPER" | "SAME_LOWER":
-            before, after = [], []
-            for axis in (0, 1):
-                count = -(-shape[1 + axis] // strides[axis])
-                span = (count - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1
-                total = max(span - shape[1 + axis], 0)
-                before.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-                after.append(total - before[axis])
-            return (before[0], before[1], after[0], after[1])
-        case _:
-            raise operator.refuse(
-                f"auto_pad '{mode}' is not supported; "
-                "bdcc handles NOTSET, SAME_UPPER, SAME_LOWER and VALID"
-            )
