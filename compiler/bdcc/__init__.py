@@ -1,2 +1,51 @@
-"""bdcc compiles a float ONNX CNN to a portable C project with binary weights and low-bit activations."""
+# SPDX-License-Identifier: 0BSD
+"""bdcc compiles a float ONNX CNN to a portable C project with binary weights and low-bit activations.
 
+    import bdcc
+
+    options = bdcc.CompileOptions(output=Path("out"), data=Path("pictures"), max_drop_pp=2.0)
+    result = bdcc.compile_model(Path("model.onnx"), options)   # as `bdcc compile` does
+    with bdcc.Library.open(result.project) as library:          # builds and loads it
+        logits = library.run(x)                                 # x: float32 [C, H, W] or [N, C, H, W]
+
+    graph = bdcc.load_onnx(Path("model.onnx"))                  # the network alone
+
+Everything a user can act on is raised as `bdcc.BdccError`. Names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bdcc.errors import BdccError
+    from bdcc.host.library import Library
+    from bdcc.ir.onnx_import import load_onnx
+    from bdcc.pipeline import CompileOptions, CompileResult, compile_model
+
+__all__ = [
+    "BdccError",
+    "CompileOptions",
+    "CompileResult",
+    "Library",
+    "compile_model",
+    "load_onnx",
+]
+
+_HOMES = {
+    "BdccError": "bdcc.errors",
+    "CompileOptions": "bdcc.pipeline",
+    "CompileResult": "bdcc.pipeline",
+    "Library": "bdcc.host.library",
+    "compile_model": "bdcc.pipeline",
+    "load_onnx": "bdcc.ir.onnx_import",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("bdcc")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bdcc' has no attribute '{name}'")

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: 0BSD
+"""What a compilation may be told, checked as early as it can be: alone, then against the model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bdcc.approx.model import MAX_BASES, MAX_BITS
+from bdcc.data.preprocess import Preprocess, make_preprocess
+from bdcc.errors import OptionError
+from bdcc.ir.graph import Conv, Graph
+
+AUTO_BASES = 4
+DENSE_BITS = 8
+DEFAULT_MAX_DROP_PP = 1.0
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "decompose": ("plain", "aware"),
+    "range": ("clip", "minmax", "dynamic"),
+    "search": ("measured", "paper"),
+    "objective": ("latency", "size", "ops"),
+    "kernel": ("auto", "popcount", "lut", "bytedot"),
+    "metric": ("top1", "top5"),
+}
+PER_LAYER = ("bases", "q")
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """The options of `bdcc compile` under the same names (docs: `bdcc compile --help`).
+
+    output: folder of the project; max_drop_pp: percentage points of the metric below the float
+    model, None means 1 and that missing it is not an error when bits are given; bases, q: one value
+    for all conv layers, one per conv layer, one per decomposed layer, or "auto"; limit: search
+    pictures, 0 for all; flash_bytes, ram_bytes: the most that weights and arena may take; workers:
+    processes and threads; cache: folder, "off", or None for the user's own.
+    Raises OptionError for a value that no model allows.
+    """
+
+    output: Path
+    data: Path | None = None
+    calib: Path | None = None
+    holdout: Path | None = None
+    max_drop_pp: float | None = None
+    strict: bool = False
+    force: bool = False
+    name: str | None = None
+    bases: tuple[int, ...] | Auto = "auto"
+    q: tuple[int, ...] | Auto = "auto"
+    decompose: str = "plain"
+    range: str = "clip"
+    search: str = "measured"
+    objective: str = "latency"
+    kernel: str = "auto"
+    target: str = "host"
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    metric: str | None = None
+    keep_float: tuple[str, ...] = ()
+    float_only: bool = False
+    classes: Path | None = None
+    preset: str = "torchvision"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    channels: str | None = None
+    resize: str = "stretch"
+    limit: int = 5000
+    seed: int = 0
+    workers: int | str | None = None
+    cache: Path | Literal["off"] | None = None
+    cost_table: str = "default"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for option, allowed in CHOICES.items():
+            value = getattr(self, option)
+            if value not in allowed and not (option == "metric" and value is None):
+                raise OptionError(
+                    f"'{value}' is not one of {', '.join(allowed)}", layer=f"--{option}"
+                )
+        self._refuse_what_comes_later()
+        drop = self.max_drop_pp
+        if drop is not None and not (math.isfinite(drop) and drop >= 0):
+            raise OptionError(f"{drop:g} is not a number of points, 0 or more", layer="--D")
+        for option, least, most in (("bases", 1, MAX_BASES), ("q", 1, MAX_BITS)):
+            values = getattr(self, option)
+            if values == "auto":
+                continue
+            wrong = next((v for v in values if not least <= v <= most), None)
+            if wrong is not None or not values:
+                found = "an empty list" if wrong is None else wrong
+                raise OptionError(f"{found} is outside {least}..{most}", layer=f"--{option}")
+        for option, least in (("limit", 0), ("seed", 0), ("flash_bytes", 1), ("ram_bytes", 1)):
+            number = getattr(self, option)
+            if number is not None and number < least:
+                name = option.removesuffix("_bytes")
+                raise OptionError(f"{number} is below {least}", layer=f"--{name}")
+        if isinstance(self.workers, int) and self.workers < 1:
+            raise OptionError(f"{self.workers} is below 1", layer="--workers")
+        if self.float_only and self.keep_float:
+            raise OptionError("already keeps every layer float; drop --keep-float", layer="--float")
+
+    def _refuse_what_comes_later(self) -> None:
+        if self.decompose == "aware":
+            raise OptionError(
+                "data-aware decomposition is not in this version", layer="--decompose", hint="Use plain"
+            )
+        if self.kernel in ("lut", "bytedot"):
+            raise OptionError(
+                f"the {self.kernel} kernels are not in this version",
+                layer="--kernel",
+                hint="Use auto or popcount",
+            )
+        if isinstance(self.workers, str):
+            raise OptionError(
+                f"'{self.workers}': remote workers are not in this version",
+                layer="--workers",
+                hint="Give a number of processes",
+            )
+        if self.cost_table != "default":
+            raise OptionError(
+                "measured cost tables are not in this version", layer="--cost-table", hint="Use default"
+            )
+
+    @property
+    def worker_count(self) -> int:
+        if isinstance(self.workers, int):
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def preprocess(self, graph: Graph) -> Preprocess:
+        """How pictures become the graph's input; raises OptionError."""
+        return make_preprocess(
+            shape=graph.shapes[graph.input],
+            preset=self.preset,
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            channels=self.channels,
+            resize=self.resize,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For report.json: what decides the result, and neither paths nor the machine's means."""
+        left_out = ("output", "force", "workers", "cache", "resume")
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        return {
+            key: value.name if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in record.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """Which weight layers are decomposed, by name in graph order, and with how many bases."""
+
+    bases: Mapping[str, int]
+    convs: tuple[str, ...]
+    fixed_bits: Mapping[str, int] | None
+    dense_bits: Mapping[str, int]
+
+
+def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
+    """The decomposed layers of a graph under the options; raises OptionError for names and list lengths.
+
+    fixed_bits: Q of every decomposed layer when --q gives them, else None; dense_bits: Q of the
+    dense layers while the search chooses the others'.
+    """
+    names = [layer.name for layer in graph.weight_layers]
+    unknown = next((name for name in options.keep_float if name not in names), None)
+    if unknown is not None:
+        raise OptionError(
+            f"there is no layer '{unknown}'; the layers are {', '.join(names)}", layer="--keep-float"
+        )
+    kept = set(names if options.float_only else options.keep_float)
+    decomposed = [layer for layer in graph.weight_layers if layer.name not in kept]
+    convs = tuple(layer.name for layer in decomposed if isinstance(layer, Conv))
+    order = tuple(layer.name for layer in decomposed)
+    bases = (AUTO_BASES,) if options.bases == "auto" else options.bases
+    return Layers(
+        bases=_spread(bases, order, convs, "bases", dense=None),
+        convs=convs,
+        fixed_bits=None
+        if options.q == "auto"
+        else _spread(options.q, order, convs, "q", dense=DENSE_BITS),
+        dense_bits={name: DENSE_BITS for name in order if name not in convs},
+    )
+
+
+def _spread(
+    values: tuple[int, ...], order: tuple[str, ...], convs: tuple[str, ...], option: str, *, dense: int | None
+) -> dict[str, int]:
+    """One value for all, one per conv, or one per decomposed layer; `dense`: for dense layers, None: the last conv's."""
+    if not order:
+        return {}
+    if len(values) == len(order):
+        return dict(zip(order, values, strict=True))
+    if len(values) not in (1, len(convs)):
+        allowed = sorted({1, len(convs), len(order)} - {0})
+        raise OptionError(
+            f"{len(values)} values; this model takes "
+            f"{' or '.join(str(n) for n in allowed)} (conv layers: {', '.join(convs) or 'none'}; "
+            f"all decomposed: {', '.join(order)})",
+            layer=f"--{option}",
+        )
+    if not convs:
+        return dict.fromkeys(order, values[0])
+    per_conv = values * len(convs) if len(values) == 1 else values
+    chosen = dict(zip(convs, per_conv, strict=True))
+    return {name: chosen.get(name, dense or per_conv[-1]) for name in order}
+
+
+def default_metric(graph: Graph) -> str:
+    return "top5" if int(np.prod(graph.shapes[graph.output])) >= 20 else "top1"

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: 0BSD
+"""What a compilation found, as report.json (schema 1) has it: decisions and accuracies, never times or places."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+Hits = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRow:
+    """A weight layer; bases, q, kernel, weight_error and predicted_drop_pp are None where it stayed float.
+
+    op: ONNX's name; macs: of one inference; weight_error: |w - w_hat|^2 / |w|^2.
+    """
+
+    name: str
+    op: str
+    bases: int | None
+    q: int | None
+    macs: int
+    weight_bytes: int
+    kernel: str | None
+    weight_error: float | None
+    predicted_drop_pp: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Accuracy of the float model and of the built library on the same pictures, in per cent.
+
+    error_pp: standard error of the drop; interval_pp: its 95 % interval.
+    """
+
+    samples: int
+    float: float
+    measured: float
+    drop_pp: float
+    error_pp: float
+    interval_pp: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "float": self.float,
+            "measured": self.measured,
+            "drop_pp": self.drop_pp,
+            "drop_interval_pp": list(self.interval_pp),
+        }
+
+
+def percent(hits: Hits) -> float:
+    """Share of true entries, in per cent; 0 decimals are lost for up to 10^8 pictures."""
+    return round(100.0 * int(hits.sum()) / len(hits), 6)
+
+
+def compare(float_hits: Hits, measured_hits: Hits) -> Drop:
+    """The drop from the same pictures' hits, bool [N] each, with a paired interval.
+
+    b pictures were lost and c won; the interval is that of the difference of paired shares with half a picture added
+    to each of the four cells (Agresti and Min, 2005), which stays honest when b and c are 0.
+    """
+    samples = len(float_hits)
+    lost = int((float_hits & ~measured_hits).sum()) + 0.5
+    won = int((~float_hits & measured_hits).sum()) + 0.5
+    count = samples + 2
+    centre = (lost - won) / count
+    error = math.sqrt(lost + won - (lost - won) ** 2 / count) / count
+    low, high = (100 * (centre + sign * 1.959964 * error) for sign in (-1, 1))
+    return Drop(
+        samples=samples,
+        float=percent(float_hits),
+        measured=percent(measured_hits),
+        drop_pp=round(100.0 * (int(float_hits.sum()) - int(measured_hits.sum())) / samples, 6),
+        error_pp=round(100 * error, 4),
+        interval_pp=(round(max(low, -100.0), 4), round(min(high, 100.0), 4)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All of report.json. model_sha256: of the ONNX file; judge: labels, agreement or generated; accuracies in per cent.
+
+    decomposed: with the chosen weights and float activations; predicted: fixed before the choice was measured, None
+    where nothing was searched. target, options, preprocess, search: JSON values.
+    """
+
+    bdcc_version: str
+    fingerprint: str
+    target: str
+    model_name: str
+    model_sha256: str
+    options: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    max_drop_pp: float
+    met: bool
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    layers: tuple[LayerRow, ...]
+    judge: str
+    metric: str
+    decomposed: float
+    predicted: float | None
+    search_drop: Drop
+    holdout_drop: Drop
+    calib_samples: int
+    weight_bytes: int
+    float_weight_bytes: int
+    arena_bytes: int
+    code_bytes: int | None
+    search_method: str
+    evaluations: int
+    table: Any
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that report.json holds."""
+        search = self.search_drop.as_json()
+        return {
+            "schema": SCHEMA_VERSION,
+            "bdcc_version": self.bdcc_version,
+            "fingerprint": self.fingerprint,
+            "target": self.target,
+            "model": {"name": self.model_name, "sha256": self.model_sha256},
+            "options": dict(self.options),
+            "preprocess": dict(self.preprocess),
+            "max_drop_pp": self.max_drop_pp,
+            "met": self.met,
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "layers": [asdict(layer) for layer in self.layers],
+            "accuracy": {
+                "judge": self.judge,
+                "metric": self.metric,
+                "samples": search.pop("samples"),
+                "float": search.pop("float"),
+                "decomposed": self.decomposed,
+                "predicted": self.predicted,
+                **search,
+                "calib_samples": self.calib_samples,
+                "holdout": self.holdout_drop.as_json(),
+            },
+            "size": {
+                "weight_bytes": self.weight_bytes,
+                "float_weight_bytes": self.float_weight_bytes,
+                "arena_bytes": self.arena_bytes,
+                "code_bytes": self.code_bytes,
+            },
+            "search": {
+                "method": self.search_method,
+                "evaluations": self.evaluations,
+                "table": self.table,
+            },
+        }
+
+
+def write_json(value: Mapping[str, Any], file: Path) -> None:
+    file.write_text(dump_json(value), "utf-8")
+
+
+def dump_json(value: Mapping[str, Any]) -> str:
+    """Indented where a person looks, the innermost lists on one line; NaN is refused."""
+    return _dump(value, 0) + "\n"
+
+
+def _dump(value: Any, depth: int) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or len(flat) + 2 * depth <= 100:
+        return flat
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_dump(item, depth + 1)}" for key, item in value.items()]
+    else:
+        items = [_dump(item, depth + 1) for item in value]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    pad = "  " * (depth + 1)
+    return f"{left}\n{pad}" + f",\n{pad}".join(items) + f"\n{pad[2:]}{right}"
+
+
+def read_report(project: Path) -> dict[str, Any]:
+    """report.json of a project. Raises ValueError (with OSError's text) when there is none or it is damaged."""
+    try:
+        report = json.loads((project / "report.json").read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from None
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA_VERSION:
+        raise ValueError(f"it is not of schema {SCHEMA_VERSION}")
+    return report
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema of report.json."""
+    schema: dict[str, Any] = json.loads((files(__package__) / "schema.json").read_text("utf-8"))
+    return schema
