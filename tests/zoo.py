@@ -78,15 +78,15 @@ def alexnet(
         bias = b.weights(f"conv{n}_b", width)
         x = b.node(
             *("Conv", [x, weight, bias], f"conv{n}_out"),
-            **dict(name=f"conv{n}", group=group, kernel_shape=[kernel] * 2),
-            **dict(strides=[stride] * 2, pads=[pad] * 4),
+            **{"name": f"conv{n}", "group": group, "kernel_shape": [kernel] * 2},
+            **{"strides": [stride] * 2, "pads": [pad] * 4},
         )
         extent = (extent + 2 * pad - kernel) // stride + 1
         x, channels = b.node("Relu", [x], f"relu{n}_out", name=f"relu{n}"), width
         if index in (0, 1, 4):
             last = 1 if index == 4 and size == 224 else 0
-            pool = dict(kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, last, last])
-            norm = dict(size=5, alpha=5e-4, beta=0.75, bias=2.0)
+            pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, last, last]}
+            norm = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
             if norm_first and index < 2:
                 x = b.node("LRN", [x], f"norm{n}_out", name=f"norm{n}", **norm)
             x = b.node("MaxPool", [x], f"pool{n}_out", name=f"pool{n}", **pool)
@@ -149,12 +149,12 @@ def torchvision_alexnet(
         x = b.node(
             *("Conv", [x, weight, b.weights(f"features.{at}.bias", width)]),
             **names("conv2d", f"features/features.{at}/Conv"),
-            **dict(dilations=[1, 1], group=1, kernel_shape=[kernel] * 2),
-            **dict(pads=[pad] * 4, strides=[stride] * 2),
+            **{"dilations": [1, 1], "group": 1, "kernel_shape": [kernel] * 2},
+            **{"pads": [pad] * 4, "strides": [stride] * 2},
         )
         x, channels = relu(x, f"features/features.{at + 1}"), width
         if at in (0, 3, 10):
-            window = dict(ceil_mode=0, dilations=[1, 1], kernel_shape=[3, 3], pads=[0] * 4)
+            window = {"ceil_mode": 0, "dilations": [1, 1], "kernel_shape": [3, 3], "pads": [0] * 4}
             path = names("max_pool2d", f"features/features.{at + 2}/MaxPool")
             x = b.node("MaxPool", [x], **path, **window, strides=[2, 2])
     if pool == "global":
@@ -186,8 +186,8 @@ def torchvision_alexnet(
         if at != 6:
             x = relu(x, f"classifier/classifier.{at + 1}")
         features = width
-    options: dict[str, Any] = dict(input="input" if script else "x", output=x)
-    options |= dict(shape=("batch", 3, 224, 224))
+    options: dict[str, Any] = {"input": "input" if script else "x", "output": x}
+    options |= {"shape": ("batch", 3, 224, 224)}
     if script:
         return b.model(**options, opset=11, ir_version=6)
     if functions:
@@ -221,7 +221,7 @@ def batchnorm_net(*, seed: int = 0) -> onnx.ModelProto:
     for n, (width, group, stride) in enumerate(((8, 1, 2), (8, 8, 1), (12, 1, 1))):
         kernel = 3 if n < 2 else 1
         weight = b.weights(f"c{n}.weight", width, channels // group, kernel, kernel)
-        window = dict(kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4)
+        window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
         x = b.node(
             "Conv", [x, weight], f"conv2d_{n}", name=f"node_conv2d_{n}", group=group, **window
         )
@@ -242,7 +242,7 @@ def batchnorm_net(*, seed: int = 0) -> onnx.ModelProto:
 def light_bvlc_alexnet(*, shrink: int = 1, seed: int | None = 0) -> onnx.ModelProto:
     """The onnx package's file: weights are inputs made by ConstantOfShape.
 
-    seed None leaves it as it is; else its weights are replaced by random ones, `shrink` times fewer.
+    seed None leaves it as it is; else random weights replace its own.
     """
     model = onnx.load(LIGHT_BVLC)
     if seed is None:
