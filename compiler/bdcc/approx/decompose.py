@@ -1,13 +1,15 @@
-"""Float filters become a few binary bases with integer coefficients: least squared error on the weights.
+"""Float filters become a few binary bases with integer coefficients: least squares on the weights.
 
-A filter enters the squared error only through the order of its weights. Sorted once, with prefix sums, every set of
-coefficients costs O(2^B log K): its 2^B levels cut the sorted filter into segments (each weight takes its nearest
-level), and counts and sums of the segments are all that least squares needs. Starts and rounds are then nearly free.
+The squared error does not depend on the order of a filter's weights. Sorted once, with prefix sums,
+any set of coefficients costs O(2^B log K): its 2^B levels cut the sorted filter into segments (each
+weight takes its nearest level), and counts and sums of the segments are all that least squares
+needs. Starts and rounds are then nearly free.
 
-    stage B = 1, 2, .. (each starts from the one before, so the error never rises with B)
-      real coefficients   alternate nearest level and least squares, from several starts, the best kept
+    B = 1, 2, .. (each starts from the one before, so the error never rises with B)
+      real coefficients   alternate nearest level and least squares, from several starts
       integers            round at many scales, judge by the quadratic form, then exactly
-      polish              single and paired steps of one, while the exact error falls
+      polish              steps of one, single and paired, while the exact error falls
+      borrow              try the integers that serve other filters best, and polish again
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ Progress = Callable[[str, int, int], None]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-BLOCK_WEIGHTS = 1 << 20  # of one unit of work: its sorted copy and prefix sums take 12 bytes a weight
-RANDOM_STARTS = 6
-# A candidate replaces the incumbent only if it is better by this part of |w|^2: more than prefix sums can be wrong.
+BLOCK_WEIGHTS = 1 << 20  # of one unit of work; sorted copy and prefix sums: 12 bytes each
+RANDOM_STARTS = 10
+OVERSHOOT = 1.9  # of each least-squares step: alternation creeps, this is several times faster
+SHARED = 24  # coefficient vectors that the filters of a block try from each other
+# A candidate wins only if it is better by this part of |w|^2, more than prefix sums can be wrong.
 MARGIN = 1e-12
 
 
@@ -38,8 +42,8 @@ MARGIN = 1e-12
 class _Filters:
     """Filters scaled by a power of two (exact) so that max |w| is in [0.5, 1), and sorted.
 
-    values: float32 [N, K] ascending; prefix: float64 [N, K + 1]; energy: float64 [N], sum of squares;
-    exponent: int32 [N], w = values * 2^exponent.
+    values: float32 [N, K] ascending; prefix: float64 [N, K + 1]; energy: float64 [N], the sum of
+    squares; exponent: int32 [N], w = values * 2^exponent.
     """
 
     values: F32
@@ -58,7 +62,7 @@ class _Filters:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Fit:
-    """Best so far: integer coefficients float64 [N, B], scale float64 [N] (a float32 once scaled back), error [N]."""
+    """Integer coefficients [N, B], scale [N], squared error [N]; scaled as the filters are."""
 
     coefficients: F64
     scale: F64
@@ -77,28 +81,33 @@ def decompose(
     """Decompose the weight layers named in `bases` (B per layer); the others stay float.
 
     The result does not depend on `workers`. progress(stage, done, total) counts weights.
-    Raises OptionError for an unknown method or layer or a B outside 1..7, ModelError for weights that are not finite.
+    Raises OptionError for an unknown method or layer and for a B outside 1..7, ModelError for
+    weights that are not finite.
     """
     match method:
         case "plain":
             return _decompose_plain(graph, bases, seed, workers, progress or _silent)
         case "aware":
             raise OptionError(
-                "'aware' is not available in this version; bdcc has 'plain'", layer="--decompose"
+                "'aware' is not available in this version",
+                layer="--decompose",
+                hint="Use 'plain'",
             )
         case _:
             raise OptionError(
-                f"method {method!r} is unknown; 'aware' is not available in this version, bdcc has 'plain'",
+                f"no method {method!r}, and 'aware' is not available in this version",
                 layer="--decompose",
+                hint="Use 'plain'",
             )
 
 
 def decompose_filters(
     weight: F32, *, bases: int, seed: int = 0
 ) -> tuple[npt.NDArray[np.int16], U8, F32]:
-    """weight: float32 [N, K], finite -> coefficients int16 [N, B], signs uint8 [N, K], scale float32 [N].
+    """Coefficients int16 [N, B], signs uint8 [N, K], scale float32 [N] of finite float32 [N, K].
 
-    Signs are those of the nearest level, at a tie the lower one.
+    Signs are those of the nearest level, at a tie the lower one. Filters help each other: all of
+    them are in memory at once, and one alone may come out a little different.
     """
     filters = _sort_filters(weight)
     fit = _first_fit(filters)
@@ -109,7 +118,7 @@ def decompose_filters(
 
 
 def weight_error(weight: F32, decomposition: Decomposition) -> float:
-    """Relative squared error |w - w_hat|^2 / |w|^2 over a layer's weights (any shape [N, ...]); 0 for zero weights."""
+    """|w - w_hat|^2 / |w|^2 over a layer's weights float32 [N, ...]; 0 where all are zero."""
     flat = weight.reshape(len(weight), -1)
     lost = total = 0.0
     scale = decomposition.scale.astype(np.float64)
@@ -188,13 +197,15 @@ def _sort_filters(weight: F32) -> _Filters:
 
 def _patterns(bases: int) -> F64:
     """float64 [2^B, B]: the signs of pattern p, bit b of p set where basis b is +1."""
-    return ((np.arange(1 << bases)[:, None] >> np.arange(bases)) & 1) * 2.0 - 1.0
+    bits = (np.arange(1 << bases)[:, None] >> np.arange(bases)) & 1
+    return np.where(bits == 1, 1.0, -1.0)
 
 
 def _bounds(levels: F64) -> F32:
-    """float32 [..., P - 1]: w takes a level above the bound exactly if w > bound (ties go to the lower level).
+    """float32 [..., P - 1] between levels float64 [..., P]: a weight above takes the level above.
 
-    levels: float64 [..., P] ascending. The midpoint is rounded down, which no float32 weight notices.
+    A weight on the bound is at a tie and takes the lower level. The midpoint is rounded down, which
+    no float32 weight notices.
     """
     middle = (levels[..., 1:] + levels[..., :-1]) * 0.5
     near = middle.astype(np.float32)
@@ -202,7 +213,7 @@ def _bounds(levels: F64) -> F32:
 
 
 def _segments(filters: _Filters, levels: F64) -> tuple[F64, F64]:
-    """Counts and sums, float64 [N, R, P], of the weights nearest to each of `levels` [N, R, P], ascending."""
+    """Counts and sums, float64 [N, R, P], of the weights nearest to ascending levels [N, R, P]."""
     bounds = _bounds(levels)
     ends = np.empty((*levels.shape[:2], levels.shape[2] + 1), np.intp)
     ends[..., 0], ends[..., -1] = 0, filters.values.shape[1]
@@ -215,8 +226,8 @@ def _segments(filters: _Filters, levels: F64) -> tuple[F64, F64]:
 def _normal_equations(filters: _Filters, coefficients: F64) -> tuple[F64, F64, F64]:
     """Least squares at the nearest levels of real coefficients [N, R, B].
 
-    Returns the Gram matrix of the bases [N, R, B, B], their products with the filter [N, R, B], and the squared
-    error of `coefficients` [N, R].
+    Returns the Gram matrix of the bases [N, R, B, B], their products with the filter [N, R, B], and
+    the squared error of `coefficients` [N, R].
     """
     bases = coefficients.shape[-1]
     patterns = _patterns(bases)
@@ -235,23 +246,24 @@ def _normal_equations(filters: _Filters, coefficients: F64) -> tuple[F64, F64, F
 
 def _quadratic(gram: F64, target: F64, coefficients: F64) -> F64:
     """c G c - 2 c t over the last axis: the squared error less |w|^2."""
-    return ((gram @ coefficients[..., None])[..., 0] * coefficients).sum(-1) - 2 * (
-        coefficients * target
-    ).sum(-1)
+    slope: F64 = (gram @ coefficients[..., None])[..., 0] - 2 * target
+    total: F64 = (slope * coefficients).sum(-1)
+    return total
 
 
-def _alternate(filters: _Filters, coefficients: F64, *, rounds: int, keep: int) -> tuple[F64, F64]:
-    """`rounds` of nearest level and least squares from each start [N, R, B]; the best `keep` of them and errors."""
+def _alternate(filters: _Filters, coefficients: F64, *, rounds: int, keep: int) -> F64:
+    """Nearest level, least squares, `rounds` times from each start [N, R, B]; the best `keep`."""
     best, least = coefficients, np.full(coefficients.shape[:2], np.inf)
-    # A basis that no weight distinguishes makes G singular; the ridge then takes the smallest solution.
+    # Bases that no weight tells apart make G singular; the ridge then takes the smallest solution.
     ridge = np.eye(coefficients.shape[-1]) * (1e-9 * filters.values.shape[1])
     for _ in range(rounds):
         gram, target, error = _normal_equations(filters, coefficients)
         better = error < least
         best = np.where(better[..., None], coefficients, best)
         least = np.where(better, error, least)
-        coefficients = np.linalg.solve(gram + ridge, target[..., None])[..., 0]
-    return _keep_best(best, least, keep)
+        solved = np.linalg.solve(gram + ridge, target[..., None])[..., 0]
+        coefficients = coefficients + OVERSHOOT * (solved - coefficients)
+    return _keep_best(best, least, keep)[0]
 
 
 def _keep_best(candidates: F64, error: F64, keep: int) -> tuple[F64, F64]:
@@ -261,22 +273,20 @@ def _keep_best(candidates: F64, error: F64, keep: int) -> tuple[F64, F64]:
     return kept, np.take_along_axis(error, order, axis=1)
 
 
-def _fit_scale(
-    filters: _Filters, integers: F64, scale: F64, *, rounds: int = 2
-) -> tuple[F64, F64]:
-    """Scale [N, R] and squared error of integer coefficients [N, R, B]: nearest level and refit, `rounds` times."""
+def _fit_scale(filters: _Filters, integers: F64, scale: F64, *, rounds: int = 2) -> tuple[F64, F64]:
+    """Scale and squared error [N, R] of integers [N, R, B] after `rounds` of level and refit."""
     levels = np.sort(integers @ _patterns(integers.shape[-1]).T, axis=-1)
     error = np.empty_like(scale)
     for _ in range(rounds):
         counts, sums = _segments(filters, levels * scale[..., None])
         power, product = (counts * levels**2).sum(-1), (sums * levels).sum(-1)
-        scale = np.maximum(product, 0) / np.maximum(power, 1e-30)
+        scale = np.maximum(product, 0) / np.maximum(power, 1)  # power is a whole number
         error = filters.energy[:, None] - scale * product
     return scale, error
 
 
 def _settle(filters: _Filters, integers: F64, scale: F64) -> _Fit:
-    """The fit that float32 scales really give; coefficients ascending, not negative, without a common factor."""
+    """The fit that float32 scales give; integers ascending, not negative, no common factor."""
     integers = np.sort(np.abs(integers), axis=-1)
     factor = np.maximum(np.gcd.reduce(integers.astype(np.int64), axis=-1), 1)
     integers, scale = integers / factor[:, None], scale * factor
@@ -297,7 +307,7 @@ def _better(filters: _Filters, old: _Fit, new: _Fit) -> _Fit:
 
 
 def _first_fit(filters: _Filters) -> _Fit:
-    """One basis: the scale is mean |w|, or |w| itself where it is constant (so that a constant stays exact)."""
+    """One basis: the scale is mean |w|, and |w| itself where it is constant, to be exact there."""
     magnitude = np.abs(filters.values)
     least, mean = magnitude.min(axis=1), magnitude.mean(axis=1, dtype=np.float64)
     scale = np.where(least == magnitude.max(axis=1), least, mean)
@@ -305,18 +315,36 @@ def _first_fit(filters: _Filters) -> _Fit:
 
 
 def _next_fit(filters: _Filters, fit: _Fit, bases: int, seed: int) -> _Fit:
-    """From a fit of B - 1 bases to one of B, never worse than it or than the best clipped uniform grid."""
+    """From B - 1 bases to B: never worse than before, nor than the best clipped uniform grid."""
     cap = COEFFICIENT_CAP[bases]
     padded = np.pad(fit.coefficients, ((0, 0), (0, 1)))
     fit = _Fit(coefficients=padded, scale=fit.scale, error=fit.error)
     grid = _best_uniform(filters, bases)
     fit = _better(filters, fit, grid)
     starts = _starts(filters, fit, grid, seed)
-    starts, _ = _alternate(filters, starts, rounds=8, keep=4)
-    reals, _ = _alternate(filters, starts, rounds=24, keep=2)
+    rounds = bases**2 // 2 + 2  # more bases converge more slowly
+    starts = _alternate(filters, starts, rounds=rounds, keep=6)
+    reals = _alternate(filters, starts, rounds=2 * rounds, keep=4)
     integers, scale = _round_coefficients(filters, reals, cap)
     fit = _better(filters, fit, _settle(filters, integers, scale))
-    return _polish(filters, fit, cap)
+    fit = _polish(filters, fit, cap)
+    return _polish(filters, _borrow(filters, fit), cap)
+
+
+def _borrow(filters: _Filters, fit: _Fit) -> _Fit:
+    """Each filter tries the integer vectors that serve the other filters of the block best."""
+    spread = np.sqrt(filters.energy / filters.values.shape[1])
+    vectors, owner, count = np.unique(
+        fit.coefficients, axis=0, return_inverse=True, return_counts=True
+    )
+    ratio = np.where(spread > 0, fit.scale / np.where(spread > 0, spread, 1), 0)
+    mean = np.bincount(owner.ravel(), weights=ratio) / count
+    chosen = np.argsort(-count, kind="stable")[:SHARED]
+    integers = np.broadcast_to(vectors[chosen], (len(spread), len(chosen), vectors.shape[1]))
+    scale, error = _fit_scale(filters, integers, spread[:, None] * mean[chosen], rounds=4)
+    best = error.argmin(axis=1)
+    scale = np.take_along_axis(scale, best[:, None], axis=1)[:, 0]
+    return _better(filters, fit, _settle(filters, vectors[chosen][best], scale))
 
 
 def _best_uniform(filters: _Filters, bases: int) -> _Fit:
@@ -335,9 +363,8 @@ def _best_uniform(filters: _Filters, bases: int) -> _Fit:
 
 
 def _starts(filters: _Filters, fit: _Fit, grid: _Fit, seed: int) -> F64:
-    """Real coefficients [N, R, B] to start from: the fit at hand with its last basis grown, the grid, random ones.
-
-    The random ones are the same for all filters, up to scale: the result depends on no block or thread.
+    """Real coefficients [N, R, B] to start from: the fit at hand, its last basis grown, the grid,
+    and random ones, which are the same for all filters up to their scale.
     """
     bases = grid.coefficients.shape[1]
     known = fit.coefficients * fit.scale[:, None]
@@ -353,7 +380,7 @@ def _starts(filters: _Filters, fit: _Fit, grid: _Fit, seed: int) -> F64:
 
 
 def _round_coefficients(filters: _Filters, reals: F64, cap: int) -> tuple[F64, F64]:
-    """Real coefficients [N, R, B] to the best integers [N, B] with sum |c| <= cap, and their scale [N]."""
+    """The best integers [N, B], sum |c| <= cap, near real ones [N, R, B], and their scale [N]."""
     gram, target, _ = _normal_equations(filters, reals)
     total = np.abs(reals).sum(-1, keepdims=True)
     sums = np.linspace(2.0, cap + 1.0, 4 * cap)
@@ -362,10 +389,10 @@ def _round_coefficients(filters: _Filters, reals: F64, cap: int) -> tuple[F64, F
     # At fixed signs the best scale and its error are closed forms of G and t.
     product = (integers @ target[..., None])[..., 0]
     power = ((integers @ gram) * integers).sum(-1)
-    gain = np.maximum(product, 0) ** 2 / np.maximum(power, 1e-30)
+    gain = np.maximum(product, 0) ** 2 / np.maximum(power, 1)
     count = np.abs(integers).sum(-1)
     gain[(count > cap) | (count == 0)] = -1.0
-    candidates = np.concatenate([integers, (product / np.maximum(power, 1e-30))[..., None]], -1)
+    candidates = np.concatenate([integers, (product / np.maximum(power, 1))[..., None]], -1)
     flat = candidates.reshape(len(reals), -1, candidates.shape[-1])
     kept, _ = _keep_best(flat, -gain.reshape(len(reals), -1), 8)
     scale, error = _fit_scale(filters, kept[..., :-1], kept[..., -1])
@@ -375,7 +402,7 @@ def _round_coefficients(filters: _Filters, reals: F64, cap: int) -> tuple[F64, F
 
 
 def _steps(bases: int) -> F64:
-    """float64 [V, B]: one coefficient up or down by one; up to five bases also one up, another down."""
+    """float64 [V, B]: one coefficient up or down; up to five bases also one up and another down."""
     unit = np.eye(bases)
     pairs = [unit[a] - unit[b] for a, b in permutations(range(bases), 2)] if bases <= 5 else []
     return np.array([*unit, *-unit, *pairs])
@@ -394,7 +421,7 @@ def _polish(filters: _Filters, fit: _Fit, cap: int) -> _Fit:
         gram, target, _ = _normal_equations(part, (here * scale[rows, None])[:, None])
         moved = here[:, None] + steps
         product, power = moved @ target[:, 0, :, None], ((moved @ gram[:, 0]) * moved).sum(-1)
-        start = np.maximum(product[..., 0], 0) / np.maximum(power, 1e-30)
+        start = np.maximum(product[..., 0], 0) / np.maximum(power, 1)
         fitted, lost = _fit_scale(part, moved, start, rounds=1)
         count = np.abs(moved).sum(-1)
         lost[(count > cap) | (count == 0)] = np.inf
