@@ -52,7 +52,10 @@ class Decomposition:
         patterns = np.arange(1 << self.bases)
         plus_minus = 2 * ((patterns[:, None] >> np.arange(self.bases)) & 1) - 1  # [2^B, B]
         levels = (self.coefficients.astype(np.int64) @ plus_minus.T).astype(np.int8)  # [N, 2^B]
-        return np.take_along_axis(levels, self.signs.astype(np.intp), axis=1)
+        weights = np.empty(self.signs.shape, np.int8)
+        for row, pattern, out in zip(levels, self.signs, weights, strict=True):
+            np.take(row, pattern, out=out)  # row by row: indices as wide as pointers stay in cache
+        return weights
 
     def weights(self) -> F32:
         """float32 [N, K]: scale * integer weights."""
