@@ -141,10 +141,11 @@ def _inline(
     model: onnx.ModelProto, constants: Mapping[str, Constant], path: Path
 ) -> onnx.ModelProto:
     """Bodies for calls of local functions; constants stand as inputs, so no new name is theirs."""
-    listed = {value.name for value in model.graph.input}
-    for name in constants.keys() - listed:
-        model.graph.input.add(name=name)
     try:
+        listed = {value.name for value in model.graph.input}
+        model.graph.input.extend(
+            onnx.ValueInfoProto(name=name) for name in constants if name not in listed
+        )
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError) as error:
         raise ModelError(

@@ -17,8 +17,8 @@ from onnx import checker, helper
 
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
-from bdcc.ir.graph import Graph, Node, Shape, make_graph, output_shape
-from bdcc.ir.onnx_file import first_line, read_onnx
+from bdcc.ir.graph import Graph, Node, Shape, make_graph
+from bdcc.ir.onnx_file import OnnxFile, first_line, read_onnx
 from bdcc.ir.onnx_layers import SUPPORTED, convert, unsupported
 from bdcc.ir.onnx_operator import Operator, Tensor, Value, label, operator_type
 
@@ -29,7 +29,13 @@ def load_onnx(path: Path) -> Graph:
     The batch becomes 1. Tensor names stay ONNX's; a layer has its node's name, else its output
     tensor's, made unique. `sha256` is the file's, continued over tensors stored outside it.
     """
-    file = read_onnx(path)
+    try:
+        return _to_graph(read_onnx(path))
+    except UnicodeDecodeError as error:  # from any access to a name
+        raise ModelError("holds a damaged name", layer=str(path)) from error
+
+
+def _to_graph(file: OnnxFile) -> Graph:
     walk = _Walk(opset=file.opset, values=dict(file.constants))
     walk.shapes[file.input] = file.input_shape
     walk.values[file.input] = Tensor(name=file.input, shape=file.input_shape)
@@ -97,16 +103,13 @@ class _Walk:
             producer=self.nodes.get(tensors[0].name) if tensors else None,
             attributes={a.name: helper.get_attribute_value(a) for a in proto.attribute},
         )
-        self.values[operator.output] = self._keep(convert(operator), name)
+        self.values[operator.output] = self._keep(convert(operator), operator)
         self.lost |= {n: name for n in proto.output[1:] if n}
 
-    def _keep(self, result: Node | Value, name: str) -> Value:
+    def _keep(self, result: Node | Value, operator: Operator) -> Value:
         if isinstance(result, Tensor | np.ndarray):
             return result
-        try:
-            shape = output_shape(result, self.shapes[result.input])
-        except ModelError as error:
-            raise ModelError(error.message, layer=name) from error
+        shape = operator.output_shape(result, self.shapes[result.input])
         self.nodes[result.output] = result
         self.shapes[result.output] = shape
         return Tensor(name=result.output, shape=shape)

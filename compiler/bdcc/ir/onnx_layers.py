@@ -25,7 +25,6 @@ from bdcc.ir.graph import (
     Shape,
     Softmax,
     WeightLayer,
-    output_shape,
 )
 from bdcc.ir.onnx_operator import Operator, Tensor, Value, label
 
@@ -196,7 +195,7 @@ def _pool(operator: Operator) -> Pool:
             ceil_mode=ceil_mode,
             count_include_pad=bool(attributes.get("count_include_pad", 0)),
         )
-    extents = output_shape(pool, x.shape)[1:]
+    extents = operator.output_shape(pool, x.shape)[1:]
     for axis in (0, 1):
         starts = strides[axis] * np.arange(extents[axis])[:, None] - pads[axis]
         taps = starts + dilations[axis] * np.arange(kernel[axis])

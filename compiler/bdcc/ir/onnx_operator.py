@@ -11,7 +11,7 @@ import onnx
 
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
-from bdcc.ir.graph import F32, Node, Pads, Pair, Shape
+from bdcc.ir.graph import F32, Node, Pads, Pair, Shape, output_shape
 from bdcc.ir.onnx_file import Constant
 
 
@@ -54,6 +54,13 @@ class Operator:
 
     def refuse(self, message: str, hint: str | None = None) -> ModelError:
         return ModelError(message, layer=label(self.proto), hint=hint)
+
+    def output_shape(self, node: Node, shape: Shape) -> Shape:
+        """Shape of the node's output; its refusal names the operator as all others do."""
+        try:
+            return output_shape(node, shape)
+        except ModelError as error:
+            raise self.refuse(error.message) from error
 
     def value(self, index: int) -> Value | None:
         return self.inputs[index] if index < len(self.inputs) else None
@@ -128,6 +135,11 @@ class Operator:
                 for axis in (0, 1):
                     count = -(-shape[1 + axis] // strides[axis])
                     span = (count - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1
+                    if span - shape[1 + axis] < -1:  # TensorFlow crops nothing, onnxruntime does
+                        raise self.refuse(
+                            f"{mode} with strides {list(strides)} past the kernel is ambiguous",
+                            "Re-export with explicit pads",
+                        )
                     total = max(span - shape[1 + axis], 0)
                     before.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
                     after.append(total - before[axis])
