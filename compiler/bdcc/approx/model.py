@@ -22,8 +22,8 @@ from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, make_graph
 U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
 
-# Largest sum of |c| over one filter's bases (docs/design.md): a cap of 31 costs at most 0.4 % of the
-# squared error.
+# Largest sum of |c| over one filter's bases (docs/design.md): a cap of 31 costs at most 0.4 % of
+# the squared error.
 COEFFICIENT_CAP = {1: 31, 2: 31, 3: 31, 4: 31, 5: 63, 6: 127, 7: 127}
 MAX_BASES = 7
 MAX_BITS = 8
@@ -34,8 +34,8 @@ class Decomposition:
     """w[n] ~ scale[n] * sum_b coefficients[n, b] * m[n, b], m in {-1, +1}.
 
     coefficients: int16 [N, B], sum |c| at most COEFFICIENT_CAP[B]; signs: uint8 [N, K], K in ONNX
-    order (CI/groups, KH, KW), bit b set where m[n, b] is +1; scale: float32 [N], not negative; bias:
-    float32 [N], the layer's (corrected by methods that do so).
+    order (CI/groups, KH, KW), bit b set where m[n, b] is +1; scale: float32 [N], not negative;
+    bias: float32 [N], the layer's (corrected by methods that do so).
     """
 
     coefficients: npt.NDArray[np.int16]
@@ -74,8 +74,8 @@ class DecomposedModel:
 class TensorQuant:
     """How a tensor becomes codes: q = clamp(rint(x * r) + z, 0, 2^bits - 1), x ~ delta * (q - z).
 
-    r = f32(1 / delta). delta is None for a dynamic range: delta and z then follow from each picture's
-    own minimum and maximum.
+    r = f32(1 / delta). delta is None for a dynamic range: delta and z then follow from each
+    picture's own minimum and maximum.
     """
 
     bits: int
@@ -117,8 +117,8 @@ def save_oracle(model: QuantizedModel, path: Path) -> None:
     """Write host/oracle.npz: the whole model, not packed for any target, in reproducible bytes.
 
     `model.json` describes graph, ranges and layers; arrays of node i are named `i.<field>`. Float
-    weights are kept only of layers left float; of a decomposed one, uint8 [N, B, ceil(K/8)] `i.signs`
-    has the bits of each basis.
+    weights are kept only of layers left float; of a decomposed one, uint8 [N, B, ceil(K/8)]
+    `i.signs` has the bits of each basis.
     """
     graph, arrays = model.graph, dict[str, npt.NDArray[Any]]()
     nodes = []

@@ -1,0 +1,302 @@
+"""The fast evaluator that the search chooses by: float32 BLAS over batches of pictures.
+
+It sums in another order than the oracle and works on x_hat = delta * (q - z) instead of codes, so
+that logits differ in the last bits; what is finally reported comes from the exact path. Maps are
+(n, H, W, C) here, and a vector made by Flatten lies in that order too (`Graph.map_shape`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.approx.model import DecomposedModel, TensorQuant
+from bdcc.approx.quantize import RangeObserver, TensorStats
+from bdcc.approx.simulate import pool_counts, power
+from bdcc.ir.graph import (
+    F32,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Lrn,
+    MaxPool,
+    Node,
+    Pool,
+    Relu,
+    Softmax,
+)
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+Progress = Callable[[str, int, int], None]
+
+PICTURES = 8  # run through the convolutions together: their maps stay near the L2 cache
+COLUMNS = 2 << 20  # floats of one im2col matrix
+
+
+class PictureSource(Protocol):
+    """Where pictures come from; picklable where worker processes are used."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int] | I64) -> F32:
+        """float32 [n, C, H, W]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Network:
+    """A graph whose weight layers are laid out for sgemm.
+
+    weights: by layer, float32 [groups, K, N/groups], K in the order (KH, KW, CI) or that of the
+    flattened map; biases: float32 [N].
+    """
+
+    graph: Graph
+    weights: Mapping[str, F32]
+    biases: Mapping[str, F32]
+
+
+def prepare(model: DecomposedModel) -> Network:
+    """The network with the weights of its decompositions; layers that have none keep their own."""
+    graph = model.graph
+    weights: dict[str, F32] = {}
+    biases: dict[str, F32] = {}
+    for node in graph.weight_layers:
+        layer = model.layers.get(node.name)
+        weight = node.weight if layer is None else layer.weights().reshape(node.weight.shape)
+        biases[node.name] = node.bias if layer is None else layer.bias
+        match node:
+            case Conv():
+                filters = weight.shape[0] // node.groups
+                grouped = weight.reshape(node.groups, filters, *weight.shape[1:])
+                weights[node.name] = np.ascontiguousarray(
+                    grouped.transpose(0, 3, 4, 2, 1).reshape(node.groups, -1, filters)
+                )
+            case Dense():
+                maps = weight.reshape(-1, *graph.map_shape(node.input)).transpose(0, 2, 3, 1)
+                weights[node.name] = maps.reshape(1, *weight.shape).transpose(0, 2, 1)
+            case _:
+                assert_never(node)
+    return Network(graph=graph, weights=weights, biases=biases)
+
+
+def forward(
+    network: Network,
+    nodes: Iterable[Node],
+    values: Mapping[str, F32],
+    quants: Mapping[str, TensorQuant],
+) -> dict[str, F32]:
+    """`values` and what `nodes` make of them.
+
+    A tensor named in `quants` is quantized where a weight layer reads it.
+    """
+    out = dict(values)
+    rounded: dict[str, F32] = {}
+    for node in nodes:
+        x = out[node.input]
+        if isinstance(node, Conv | Dense) and node.input in quants:
+            if node.input not in rounded:
+                rounded[node.input] = fake_quantize(x, quants[node.input])
+            x = rounded[node.input]
+        mine = isinstance(network.graph.producer(node.input), Conv | Dense)
+        alone = len(network.graph.consumers(node.input)) == 1 and node.input not in values
+        out[node.output] = _step(network, node, x, scratch=mine and alone)
+    return out
+
+
+def nhwc(batch: F32) -> F32:
+    """[n, C, H, W] -> contiguous [n, H, W, C]."""
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+
+
+def _step(network: Network, node: Node, x: F32, *, scratch: bool) -> F32:
+    """One node; `scratch` says that nobody else reads x, which may then be overwritten."""
+    graph = network.graph
+    match node:
+        case Conv():
+            return _conv(node, x, graph.shapes[node.output], network)
+        case Dense():
+            y: F32 = x @ network.weights[node.name][0]
+            y += network.biases[node.name]
+            return y
+        case Relu():
+            return np.maximum(x, np.float32(0), out=x if scratch else None)
+        case MaxPool():
+            return _fold(np.maximum, node, x, graph.shapes[node.output], -np.inf)
+        case AveragePool():
+            shape = graph.shapes[node.output]
+            counts = pool_counts(node, (x.shape[1], x.shape[2]), (shape[1], shape[2]))
+            return np.asarray(_fold(np.add, node, x, shape, 0.0) / counts[:, :, None])
+        case GlobalAveragePool():
+            return np.asarray(x.mean(axis=(1, 2), keepdims=True))
+        case Lrn():
+            return _lrn(node, in_onnx_order(graph, node.input, x))
+        case Flatten():
+            return x.reshape(len(x), -1)
+        case Softmax():
+            x = in_onnx_order(graph, node.input, x)
+            e = np.exp(x - x.max(axis=-1, keepdims=True))
+            return np.asarray(e / e.sum(axis=-1, keepdims=True))
+        case _:
+            assert_never(node)
+
+
+def in_onnx_order(graph: Graph, tensor: str, x: F32) -> F32:
+    """x itself if it is a map, else the vector with a free Flatten undone."""
+    if x.ndim == 4:
+        return x
+    channels, height, width = graph.map_shape(tensor)
+    return x.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).reshape(x.shape)
+
+
+def fake_quantize(x: F32, quant: TensorQuant) -> F32:
+    """delta * (q - z) of [n, ...]; a dynamic range is each picture's own. NaN stays NaN."""
+    if quant.delta is not None:
+        delta: Any = np.float32(quant.delta)
+        reciprocal: Any = quant.reciprocal
+        zero: Any = np.float32(quant.zero_point)
+    else:
+        delta, reciprocal, zero = _dynamic_ranges(x, quant.top)
+    t: F32 = x * reciprocal
+    np.rint(t, out=t)
+    np.maximum(t, -zero, out=t)
+    np.minimum(t, np.float32(quant.top) - zero, out=t)
+    t *= delta
+    return t
+
+
+def _dynamic_ranges(x: F32, top: int) -> tuple[F32, F32, F32]:
+    axes = tuple(range(1, x.ndim))
+    n, huge = np.float32(top), np.float32(2.0**100)
+    low = np.minimum(x.min(axis=axes, keepdims=True), np.float32(0))
+    high = np.maximum(x.max(axis=axes, keepdims=True), np.float32(0))
+    delta: F32 = high / n - low / n
+    fits = delta >= np.float32(2.0**-100)
+    delta = np.where(fits, np.minimum(delta, huge), np.float32(1))
+    reciprocal = np.float32(1) / delta
+    zero: F32 = np.where(fits, np.clip(np.rint(-low * reciprocal), 0, n), 0).astype(np.float32)
+    return delta, reciprocal, zero
+
+
+def _padded(x: F32, node: Conv | Pool, shape: tuple[int, ...], fill: float) -> F32:
+    """x with `fill` around it, as far as the windows of an output of `shape` (C, H, W) reach."""
+    top, left = node.pads[:2]
+    reach = [
+        (out - 1) * stride + dilation * (kernel - 1) + 1
+        for out, stride, dilation, kernel in zip(
+            shape[1:], node.strides, node.dilations, node.kernel, strict=True
+        )
+    ]
+    if not (top or left) and reach[0] <= x.shape[1] and reach[1] <= x.shape[2]:
+        return x
+    out = np.full((len(x), *reach, x.shape[3]), fill, np.float32)
+    rows = max(0, min(x.shape[1], reach[0] - top))
+    columns = max(0, min(x.shape[2], reach[1] - left))
+    out[:, top : top + rows, left : left + columns] = x[:, :rows, :columns]
+    return out
+
+
+def _conv(node: Conv, x: F32, shape: tuple[int, ...], network: Network) -> F32:
+    weights = network.weights[node.name]
+    channels, height, width = shape
+    (kh, kw), (sh, sw), (dh, dw) = node.kernel, node.strides, node.dilations
+    padded = _padded(x, node, shape, 0.0)
+    sn, sy, sx, sc = padded.strides
+    windows = np.lib.stride_tricks.as_strided(
+        padded,
+        (len(x), height, width, kh, kw, padded.shape[3]),
+        (sn, sy * sh, sx * sw, sy * dh, sx * dw, sc),
+        writeable=False,
+    )
+    out = np.empty((len(x) * height * width, channels), np.float32)
+    depth, filters = padded.shape[3] // node.groups, channels // node.groups
+    together = max(1, COLUMNS // (height * width * kh * kw * depth))
+    for start in range(0, len(x), together):
+        batch = windows[start : start + together]
+        rows = slice(start * height * width, (start + len(batch)) * height * width)
+        for group in range(node.groups):
+            taps = batch[..., group * depth : (group + 1) * depth]
+            columns = taps.reshape(-1, kh * kw * depth)
+            part = out[rows, group * filters : (group + 1) * filters]
+            np.matmul(columns, weights[group], out=part)
+    out += network.biases[node.name]
+    return out.reshape(len(x), height, width, channels)
+
+
+def _fold(combine: np.ufunc, node: Pool, x: F32, shape: tuple[int, ...], fill: float) -> F32:
+    """Combine each window's values: first down its rows, then along its columns."""
+    x = _padded(x, node, shape, fill)
+    for axis in (1, 2):
+        stride, dilation = node.strides[axis - 1], node.dilations[axis - 1]
+        span = (shape[axis] - 1) * stride + 1
+        lines = [
+            x[(slice(None),) * axis + (slice(k * dilation, k * dilation + span, stride),)]
+            for k in range(node.kernel[axis - 1])
+        ]
+        x = functools.reduce(combine, lines[1:], lines[0])
+    return x
+
+
+def _lrn(node: Lrn, x: F32) -> F32:
+    squares = x * x
+    total = squares.copy()
+    for shift in range(1, node.size // 2 + 1):
+        total[..., :-shift] += squares[..., shift:]
+    for shift in range(1, (node.size - 1) // 2 + 1):
+        total[..., shift:] += squares[..., :-shift]
+    total *= np.float32(node.alpha / node.size)
+    total += np.float32(node.bias)
+    return np.asarray(x / power(total, round(node.beta * 4)))
+
+
+# --- judging ------------------------------------------------------------------------------
+
+
+def logits_of(graph: Graph, values: Mapping[str, F32]) -> F32:
+    """float32 [n, outputs], in ONNX order."""
+    y = values[graph.output]
+    if y.ndim == 4:
+        return y.transpose(0, 3, 1, 2).reshape(len(y), -1)
+    return in_onnx_order(graph, graph.output, y)
+
+
+def ranks_of(logits: F32, labels: I64) -> I32:
+    """How many classes come before the label: int32 [n]. At ties the lower index comes first."""
+    scores = np.where(np.isnan(logits), -np.inf, logits)
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return np.asarray(before.sum(axis=1), np.int32)
+
+
+def first_classes(logits: F32) -> I64:
+    """int64 [n]: the first class, at ties the lower index: the labels that agreement takes."""
+    return np.asarray(np.where(np.isnan(logits), -np.inf, logits).argmax(axis=1), np.int64)
+
+
+# --- calibration --------------------------------------------------------------------------
+
+
+def calibrate(
+    model: DecomposedModel, pictures: PictureSource, *, progress: Progress | None = None
+) -> Mapping[str, TensorStats]:
+    """What the input of every decomposed layer holds on `pictures`, activations being float."""
+    network = prepare(model)
+    wanted = {node.input for node in model.graph.weight_layers if node.name in model.layers}
+    observers = {tensor: RangeObserver() for tensor in wanted}
+    total = len(pictures)
+    for start in range(0, total, PICTURES):
+        batch = pictures.batch(range(start, min(start + PICTURES, total)))
+        values = forward(network, model.graph.nodes, {model.graph.input: nhwc(batch)}, {})
+        for tensor, observer in observers.items():
+            observer.observe(values[tensor])
+        if progress:
+            progress("calibrate", min(start + PICTURES, total), total)
+    return {tensor: observers[tensor].stats() for tensor in sorted(wanted)}

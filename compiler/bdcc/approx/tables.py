@@ -1,0 +1,304 @@
+"""The accuracy tables that both searches choose from, measured for every pair of neighbours.
+
+A *site* is the input tensor of decomposed conv layers, whose bits are searched. "Unquantized" means
+decomposed weights, float activations, and dense layers at their fixed bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.approx.chunks import ChunkRunner, Indices
+from bdcc.approx.evaluate import (
+    I32,
+    PICTURES,
+    Network,
+    Progress,
+    forward,
+    logits_of,
+    nhwc,
+    ranks_of,
+)
+from bdcc.approx.model import DecomposedModel, TensorQuant
+from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
+from bdcc.ir.graph import F32, Conv, Dense, Graph, Node
+
+I64 = npt.NDArray[np.int64]
+SEARCHED_BITS = (2, 3, 4, 5, 6, 7, 8)
+DENSE_ROWS = 512  # pictures that go through the dense layers together: their weights are read once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TablePlan:
+    """What is measured.
+
+    sites: tensors, in graph order; layers: the conv layers that read each; ranges: by tensor and
+    bits; fixed: tensors quantized in every entry; pairs: whether neighbours are measured together,
+    which needs a chain.
+    """
+
+    sites: tuple[str, ...]
+    layers: tuple[tuple[str, ...], ...]
+    bits: tuple[int, ...]
+    ranges: Mapping[str, Mapping[int, TensorQuant]]
+    fixed: Mapping[str, TensorQuant]
+    pairs: bool
+
+    @property
+    def singles(self) -> int:
+        """Sites that are measured alone: with pairs, those that have a successor, and the first."""
+        return max(1, len(self.sites) - 1) if self.pairs and self.sites else len(self.sites)
+
+    @property
+    def entries(self) -> int:
+        """1 (nothing quantized), then sites alone, then pairs."""
+        pairs = max(0, len(self.sites) - 1) if self.pairs else 0
+        return 1 + self.singles * len(self.bits) + pairs * len(self.bits) ** 2
+
+    def single(self, site: int, bits: int) -> int:
+        """Entry of a site alone; `bits` is a position in self.bits."""
+        return 1 + site * len(self.bits) + bits
+
+    def pair(self, site: int, before: int, bits: int) -> int:
+        """Entry of a site together with the one before it."""
+        count = len(self.bits)
+        return 1 + self.singles * count + ((site - 1) * count + before) * count + bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Hits out of `total` pictures, as integers, so that sums are exact and do not depend on order.
+
+    reference: the float model's; base: with nothing quantized but the fixed; singles[i][b]: site i
+    alone; pairs[i - 1][a][b]: site i - 1 at bits[a] and site i at bits[b]; pairs is empty where the
+    graph is no chain.
+    """
+
+    layers: tuple[tuple[str, ...], ...]
+    bits: tuple[int, ...]
+    total: int
+    reference: int
+    base: int
+    singles: tuple[tuple[int, ...], ...]
+    pairs: tuple[tuple[tuple[int, ...], ...], ...]
+
+    def percent(self, hits: int) -> float:
+        return 100.0 * hits / self.total
+
+    def drops(self, site: int) -> I64:
+        """int64 [before, bits]: hits lost by quantizing a site, whatever the site before has.
+
+        One row for the first site and for graphs that are no chain. Added up over the sites they
+        predict the hits that a choice loses, from the float model's.
+        """
+        singles = np.array(self.singles, np.int64).reshape(-1, len(self.bits))
+        if site == 0:
+            return self.reference - singles[:1]
+        if not self.pairs:
+            return self.base - singles[site : site + 1]
+        return np.asarray(singles[site - 1][:, None] - np.array(self.pairs[site - 1], np.int64))
+
+
+def is_chain(graph: Graph) -> bool:
+    """Whether every tensor has one reader: the paper's search needs neighbours."""
+    return all(len(graph.consumers(node.input)) == 1 for node in graph.nodes)
+
+
+def plan_tables(
+    model: DecomposedModel,
+    *,
+    stats: Mapping[str, TensorStats],
+    mode: RangeMode,
+    dense_bits: Mapping[str, int] | int = 8,
+    bits: Sequence[int] = SEARCHED_BITS,
+) -> TablePlan:
+    """What to measure for a model. dense_bits: of every decomposed dense layer, or by name."""
+    graph = model.graph
+    sites: dict[str, list[str]] = {}
+    fixed: dict[str, int] = {}
+    for node in graph.weight_layers:
+        if node.name not in model.layers:
+            continue
+        if isinstance(node, Conv):
+            sites.setdefault(node.input, []).append(node.name)
+        else:
+            wanted = dense_bits if isinstance(dense_bits, int) else dense_bits[node.name]
+            fixed[node.input] = max(wanted, fixed.get(node.input, 1))
+
+    def ranges(tensor: str, count: int) -> TensorQuant:
+        if mode == "dynamic":
+            return TensorQuant(bits=count, delta=None)
+        return choose_range(stats[tensor], bits=count, mode=mode)
+
+    return TablePlan(
+        sites=tuple(sites),
+        layers=tuple(tuple(names) for names in sites.values()),
+        bits=tuple(bits),
+        ranges={tensor: {count: ranges(tensor, count) for count in bits} for tensor in sites},
+        fixed={tensor: ranges(tensor, count) for tensor, count in fixed.items()},
+        pairs=is_chain(graph),
+    )
+
+
+def measure_tables(
+    runner: ChunkRunner,
+    plan: TablePlan,
+    *,
+    labels: I64,
+    reference: I32,
+    top: int,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> Tables:
+    """Measure every entry of the plan on the runner's pictures.
+
+    labels: int64 [N], true classes or the float model's first ones; reference: int32 [N], the
+    float model's ranks of them; top: a picture counts if its label is among the first `top`.
+    store: see ChunkRunner.run; what is kept there serves every `top`.
+    """
+    work = functools.partial(rank_entries, plan=plan, labels=labels)
+    chunks = runner.run(work, stage="tables", store=store, progress=progress)
+    hits = (np.concatenate(chunks, axis=1) < top).sum(axis=1)
+    count = len(plan.bits)
+    alone = hits[1 : 1 + plan.singles * count].reshape(-1, count)
+    pairs = hits[1 + plan.singles * count :].reshape(-1, count, count)
+    return Tables(
+        layers=plan.layers,
+        bits=plan.bits,
+        total=len(labels),
+        reference=int((reference < top).sum()),
+        base=int(hits[0]),
+        singles=tuple(tuple(row) for row in alone.tolist()),
+        pairs=tuple(tuple(tuple(row) for row in table) for table in pairs.tolist()),
+    )
+
+
+def measure_logits(
+    runner: ChunkRunner,
+    quants: Mapping[str, TensorQuant],
+    *,
+    stage: str,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> F32:
+    """The model's outputs, float32 [N, outputs], with these tensors quantized (none: all float)."""
+    work = functools.partial(compute_logits, quants=quants)
+    return np.concatenate(runner.run(work, stage=stage, store=store, progress=progress))
+
+
+# --- one chunk of pictures ----------------------------------------------------------------
+
+
+def compute_logits(
+    network: Network, pictures: F32, indices: Indices, *, quants: Mapping[str, TensorQuant]
+) -> F32:
+    """float32 [n, outputs] of the pictures [n, C, H, W]."""
+    head, tail = _split(network.graph, ())
+    parts = []
+    for start in range(0, len(pictures), PICTURES):
+        x = {network.graph.input: nhwc(pictures[start : start + PICTURES])}
+        parts.append(_kept(network.graph, forward(network, head, x, quants), tail))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return logits_of(network.graph, forward(network, tail, joined, quants))
+
+
+def rank_entries(
+    network: Network, pictures: F32, indices: Indices, *, plan: TablePlan, labels: I64
+) -> I32:
+    """Rank of each picture's label in every entry of the plan: int32 [entries, n].
+
+    Nothing is computed twice: a few pictures at a time walk the tree of (site, bits of the one
+    before, bits), each node of which starts from the map that its parent has reached. The dense
+    layers then take many rows of different entries together.
+    """
+    head, tail = _split(network.graph, plan.sites)
+    ranks = np.empty((plan.entries, len(pictures)), np.int32)
+    waiting: list[tuple[int, slice, Mapping[str, F32]]] = []
+
+    def finish() -> None:
+        joined = {
+            name: np.concatenate([reached[name] for _, _, reached in waiting])
+            for name in waiting[0][2]
+        }
+        logits = logits_of(network.graph, forward(network, tail, joined, plan.fixed))
+        own = np.concatenate([labels[indices[place]] for _, place, _ in waiting])
+        row, ranked = 0, ranks_of(logits, own)
+        for entry, place, _ in waiting:
+            size = place.stop - place.start
+            ranks[entry, place] = ranked[row : row + size]
+            row += size
+        waiting.clear()
+
+    for start in range(0, len(pictures), PICTURES):
+        place = slice(start, min(start + PICTURES, len(pictures)))
+        x = {network.graph.input: nhwc(pictures[place])}
+        for entry, values in _walk(network, head, x, plan):
+            waiting.append((entry, place, _kept(network.graph, values, tail)))
+            if len(waiting) * PICTURES >= DENSE_ROWS:
+                finish()
+    if waiting:
+        finish()
+    return ranks
+
+
+def _walk(
+    network: Network, head: Sequence[Node], x: Mapping[str, F32], plan: TablePlan
+) -> Iterator[tuple[int, Mapping[str, F32]]]:
+    """(entry, values at the end of `head`) of every entry for a few pictures."""
+    graph, fixed = network.graph, plan.fixed
+
+    base = forward(network, head, x, fixed)
+    yield 0, base
+    for site in range(plan.singles):
+        tensor, after = plan.sites[site], _downstream(graph, head, plan.sites[site])
+        if not plan.pairs or site + 1 == len(plan.sites):
+            for position, bits in enumerate(plan.bits):
+                quants = {**fixed, tensor: plan.ranges[tensor][bits]}
+                yield plan.single(site, position), forward(network, after, base, quants)
+            continue
+        following = plan.sites[site + 1]
+        rest = _downstream(graph, head, following)
+        middle = after[: len(after) - len(rest)]
+        for before, bits in enumerate(plan.bits):
+            quants = {**fixed, tensor: plan.ranges[tensor][bits]}
+            reached = forward(network, middle, base, quants)
+            yield plan.single(site, before), forward(network, rest, reached, fixed)
+            for position, own in enumerate(plan.bits):
+                quants = {**fixed, following: plan.ranges[following][own]}
+                yield (
+                    plan.pair(site + 1, before, position),
+                    forward(network, rest, reached, quants),
+                )
+
+
+def _split(graph: Graph, sites: Sequence[str]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The nodes before and from the first dense layer behind all sites."""
+    cut = len(graph.nodes)
+    for index in reversed(range(len(graph.nodes))):
+        if graph.nodes[index].input in sites:
+            break
+        if isinstance(graph.nodes[index], Dense):
+            cut = index
+    return graph.nodes[:cut], graph.nodes[cut:]
+
+
+def _kept(graph: Graph, values: Mapping[str, F32], tail: Sequence[Node]) -> Mapping[str, F32]:
+    """What the tail needs of the values: its inputs, and the output if it is there already."""
+    needed = {node.input for node in tail} | {graph.output}
+    return {name: value for name, value in values.items() if name in needed}
+
+
+def _downstream(graph: Graph, nodes: Sequence[Node], tensor: str) -> tuple[Node, ...]:
+    """Those of `nodes` (in graph order) that depend on the tensor."""
+    reached, found = {tensor}, []
+    for node in nodes:
+        if node.input in reached:
+            reached.add(node.output)
+            found.append(node)
+    return tuple(found)
