@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: 0BSD
 """Finished work kept for the next run: decompositions, decoded pictures, tables, evaluations.
 
-Everything is keyed by the content of what went in, bdcc's own sources included, so nothing is ever stale and an
-interrupted run goes on from what it had finished. Files appear complete or not at all.
+Everything is keyed by the content of what went in, bdcc's own sources included, so nothing is ever
+stale and an interrupted run goes on from what it had finished. Files appear complete or not at all.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import bdcc
 import numpy as np
 import numpy.typing as npt
-
-import bdcc
 from bdcc.errors import OutputError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -42,7 +41,9 @@ class Cache:
     counts: dict[str, Counts] = field(default_factory=dict)
 
     def path(self, kind: str, *parts: object, suffix: str = "") -> Path:
-        """The entry of a kind that `parts` (their text) and bdcc's sources determine; its folder exists."""
+        """The entry of a kind that `parts` (their text) and bdcc's sources determine; its folder
+        exists.
+        """
         state = hashlib.sha256(sources_digest().encode())
         state.update(json.dumps([str(part) for part in parts]).encode())
         folder = self.folder / kind
@@ -106,7 +107,9 @@ def default_folder() -> Path:
 
 @contextmanager
 def open_cache(choice: Path | Literal["off"] | None) -> Iterator[Cache]:
-    """The cache to use; "off" gives one that is gone afterwards. Raises OutputError if it cannot be written."""
+    """The cache to use; "off" gives one that is gone afterwards. Raises OutputError if it cannot be
+    written.
+    """
     if choice == "off":
         folder = Path(tempfile.mkdtemp(prefix="bdcc-"))
         try:

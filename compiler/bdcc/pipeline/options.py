@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
 from bdcc.approx.model import MAX_BASES, MAX_BITS
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
@@ -111,7 +110,9 @@ class CompileOptions:
     def _refuse_what_comes_later(self) -> None:
         if self.decompose == "aware":
             raise OptionError(
-                "data-aware decomposition is not in this version", layer="--decompose", hint="Use plain"
+                "data-aware decomposition is not in this version",
+                layer="--decompose",
+                hint="Use plain",
             )
         if self.kernel in ("lut", "bytedot"):
             raise OptionError(
@@ -127,14 +128,20 @@ class CompileOptions:
             )
         if self.cost_table != "default":
             raise OptionError(
-                "measured cost tables are not in this version", layer="--cost-table", hint="Use default"
+                "measured cost tables are not in this version",
+                layer="--cost-table",
+                hint="Use default",
             )
 
     @property
     def worker_count(self) -> int:
         if isinstance(self.workers, int):
             return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
 
     def preprocess(self, graph: Graph) -> Preprocess:
         """How pictures become the graph's input; raises OptionError."""
@@ -153,7 +160,11 @@ class CompileOptions:
         left_out = ("output", "force", "workers", "cache", "resume")
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return {
-            key: value.name if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            key: value.name
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
             for key, value in record.items()
         }
 
@@ -169,7 +180,8 @@ class Layers:
 
 
 def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
-    """The decomposed layers of a graph under the options; raises OptionError for names and list lengths.
+    """The decomposed layers of a graph under the options; raises OptionError for names and list
+    lengths.
 
     fixed_bits: Q of every decomposed layer when --q gives them, else None; dense_bits: Q of the
     dense layers while the search chooses the others'.
@@ -178,7 +190,8 @@ def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
     unknown = next((name for name in options.keep_float if name not in names), None)
     if unknown is not None:
         raise OptionError(
-            f"there is no layer '{unknown}'; the layers are {', '.join(names)}", layer="--keep-float"
+            f"there is no layer '{unknown}'; the layers are {', '.join(names)}",
+            layer="--keep-float",
         )
     kept = set(names if options.float_only else options.keep_float)
     decomposed = [layer for layer in graph.weight_layers if layer.name not in kept]
@@ -196,9 +209,16 @@ def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
 
 
 def _spread(
-    values: tuple[int, ...], order: tuple[str, ...], convs: tuple[str, ...], option: str, *, dense: int | None
+    values: tuple[int, ...],
+    order: tuple[str, ...],
+    convs: tuple[str, ...],
+    option: str,
+    *,
+    dense: int | None,
 ) -> dict[str, int]:
-    """One value for all, one per conv, or one per decomposed layer; `dense`: for dense layers, None: the last conv's."""
+    """One value for all, one per conv, or one per decomposed layer; `dense`: for dense layers,
+    None: the last conv's.
+    """
     if not order:
         return {}
     if len(values) == len(order):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: 0BSD
-"""The output folder: refused early when it cannot be used, and there all at once when the work is done."""
+"""The output folder: refused early when it cannot be used, and there all at once when the work is
+done.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def write_manifest(project: Path) -> None:
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Raises OutputError unless `output` is absent, an empty folder, or (with force) holds only what bdcc wrote."""
+    """Raises OutputError unless `output` is absent, an empty folder, or (with force) holds only
+    what bdcc wrote.
+    """
     if not output.exists():
         return
     if not output.is_dir():
@@ -44,7 +48,9 @@ def check_output(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OutputError(
-            "the folder is not empty", layer=str(output), hint="Add --force to replace a project there"
+            "the folder is not empty",
+            layer=str(output),
+            hint="Add --force to replace a project there",
         )
     listed = listed_files(output)
     for path in found:
@@ -61,9 +67,11 @@ def check_output(output: Path, *, force: bool) -> None:
 
 @contextmanager
 def staged(output: Path, *, force: bool) -> Iterator[Path]:
-    """A folder beside `output` that takes its place, by a rename, when the block ends without an exception.
+    """A folder beside `output` that takes its place, by a rename, when the block ends without an
+    exception.
 
-    Raises OutputError before the block when the place cannot be used. Afterwards nothing else is left behind.
+    Raises OutputError before the block when the place cannot be used. Afterwards nothing else is
+    left behind.
     """
     output = output.resolve()
     check_output(output, force=force)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: 0BSD
-"""What a compilation found, as report.json (schema 1) has it: decisions and accuracies, never times or places."""
+"""What a compilation found, as report.json (schema 1) has it: decisions and accuracies, never times
+or places.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Hits = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """A weight layer; bases, q, kernel, weight_error and predicted_drop_pp are None where it stayed float.
+    """A weight layer; bases, q, kernel, weight_error and predicted_drop_pp are None where it stayed
+    float.
 
     op: ONNX's name; macs: of one inference; weight_error: |w - w_hat|^2 / |w|^2.
     """
@@ -68,8 +71,9 @@ def percent(hits: Hits) -> float:
 def compare(float_hits: Hits, measured_hits: Hits) -> Drop:
     """The drop from the same pictures' hits, bool [N] each, with a paired interval.
 
-    b pictures were lost and c won; the interval is that of the difference of paired shares with half a picture added
-    to each of the four cells (Agresti and Min, 2005), which stays honest when b and c are 0.
+    b pictures were lost and c won; the interval is that of the difference of paired shares with
+    half a picture added to each of the four cells (Agresti and Min, 2005), which stays honest when
+    b and c are 0.
     """
     samples = len(float_hits)
     lost = int((float_hits & ~measured_hits).sum()) + 0.5
@@ -90,10 +94,11 @@ def compare(float_hits: Hits, measured_hits: Hits) -> Drop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All of report.json. model_sha256: of the ONNX file; judge: labels, agreement or generated; accuracies in per cent.
+    """All of report.json. model_sha256: of the ONNX file; judge: labels, agreement or generated;
+    accuracies in per cent.
 
-    decomposed: with the chosen weights and float activations; predicted: fixed before the choice was measured, None
-    where nothing was searched. target, options, preprocess, search: JSON values.
+    decomposed: with the chosen weights and float activations; predicted: fixed before the choice
+    was measured, None where nothing was searched. target, options, preprocess, search: JSON values.
     """
 
     bdcc_version: str
@@ -187,7 +192,9 @@ def _dump(value: Any, depth: int) -> str:
 
 
 def read_report(project: Path) -> dict[str, Any]:
-    """report.json of a project. Raises ValueError (with OSError's text) when there is none or it is damaged."""
+    """report.json of a project. Raises ValueError (with OSError's text) when there is none or it is
+    damaged.
+    """
     try:
         report = json.loads((project / "report.json").read_text("utf-8"))
     except OSError as error:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: 0BSD
+"""Accuracy measured on the library that the emitted project builds: the figures that are reported
+as measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from bdcc.approx.evaluate import I32, ranks_of
+from bdcc.data.pictures import Pictures, Progress
+from bdcc.host.build import build
+from bdcc.host.library import Library
+from bdcc.ir.graph import F32
+from bdcc.pipeline.cache import Cache
+
+BATCH = (
+    32  # pictures per thread and call: enough to keep threads busy, little enough to show progress
+)
+SHF_EXECINSTR = 4
+
+
+def library_logits(
+    library: Library, pictures: Pictures, *, threads: int, progress: Progress | None = None
+) -> F32:
+    """float32 [N, outputs]: what the built library makes of the pictures, threads with an arena
+    each.
+    """
+    step, parts = BATCH * threads, []
+    for start in range(0, len(pictures), step):
+        rows = range(start, min(start + step, len(pictures)))
+        parts.append(library.run_batch(pictures.batch(rows), threads=threads))
+        if progress is not None:
+            progress("measure the library", rows.stop, len(pictures))
+    return np.concatenate(parts).reshape(len(pictures), -1)
+
+
+def built_ranks(
+    project: Path,
+    pictures: Pictures,
+    labels: npt.NDArray[np.int64],
+    *,
+    cache: Cache,
+    threads: int,
+    progress: Progress | None = None,
+) -> I32:
+    """int32 [N]: how many classes the built library puts before each picture's label.
+
+    Kept in the cache by the content of the project, so the same choice is never measured twice.
+    """
+
+    def measure() -> dict[str, I32]:
+        build(project)
+        with Library.open(project) as library:
+            logits = library_logits(library, pictures, threads=threads, progress=progress)
+        return {"ranks": ranks_of(logits, labels)}
+
+    key = (content_digest(project), pictures.key, hashlib.sha256(labels.tobytes()).hexdigest())
+    return cache.arrays("measured", *key, make=measure)["ranks"]
+
+
+def content_digest(project: Path) -> str:
+    """Of the sources of a project: the names and bytes of its files, reports and build/ left out."""
+    state = hashlib.sha256()
+    for file in sorted(project.rglob("*")):
+        name = file.relative_to(project)
+        if name.parts[0] in ("build", "report.json", "timings.json") or not file.is_file():
+            continue
+        content = file.read_bytes()
+        state.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
+    return state.hexdigest()
+
+
+def code_bytes(library: Path) -> int | None:
+    """Bytes of machine code in a shared library: its executable sections. None unless it is a
+    little-endian ELF file.
+    """
+    data = library.read_bytes()
+    if data[:4] != b"\x7fELF" or data[5] != 1:
+        return None
+    wide = data[4] == 2
+    (table,) = struct.unpack_from("<Q" if wide else "<I", data, 40 if wide else 32)
+    entry, count = struct.unpack_from("<HH", data, 58 if wide else 46)
+    total = 0
+    for start in range(table, table + entry * count, entry):
+        (flags,) = struct.unpack_from("<Q" if wide else "<I", data, start + 8)
+        (size,) = struct.unpack_from("<Q" if wide else "<I", data, start + (32 if wide else 20))
+        total += size if flags & SHF_EXECINSTR else 0
+    return total or None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: 0BSD
+"""Work on a project that is already there: classify a picture, measure accuracy, look into its
+layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bdcc.approx.evaluate import ranks_of
+from bdcc.approx.simulate import run_float
+from bdcc.data.generate import generate_pictures
+from bdcc.data.listing import draw, list_pictures, read_classes
+from bdcc.data.pictures import Progress, read_picture, read_pictures
+from bdcc.data.preprocess import Preprocess
+from bdcc.errors import DataError, ModelError, OutputError
+from bdcc.host.build import build
+from bdcc.host.library import Library
+from bdcc.ir.graph import F32, Shape
+from bdcc.ir.onnx_import import load_onnx
+from bdcc.pipeline.measure import library_logits
+from bdcc.report.report import percent, read_report
+from bdcc.report.text import table
+
+TOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A project folder and what it says of itself. shape: of the input, (C, H, W)."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    preprocess: Preprocess
+    shape: Shape
+    outputs: int
+
+
+def open_project(folder: Path) -> Project:
+    """Raises OutputError unless `folder` holds a project of this version of bdcc."""
+    try:
+        report = read_report(folder)
+        facts = json.loads((folder / "host" / "project.json").read_text("utf-8"))
+        return Project(
+            folder=folder,
+            report=report,
+            preprocess=Preprocess.from_json(report["preprocess"]),
+            shape=tuple(facts["input"]),
+            outputs=int(facts["outputs"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"is not a project that bdcc wrote ({error})",
+            layer=str(folder),
+            hint="Make one with bdcc compile MODEL.onnx -o OUT",
+        ) from None
+
+
+def sample_pictures(project: Project, data: Path | None, *, count: int) -> F32:
+    """float32 [count, C, H, W] as the model takes them, from `data` or generated."""
+    if data is None:
+        pictures = generate_pictures(
+            count, shape=project.shape, preprocess=project.preprocess, seed=0
+        )
+        return pictures.batch(range(count))
+    listing = list_pictures(data, shape=project.shape, outputs=project.outputs, labelled=False)
+    rows = draw(None, np.arange(len(listing)), count=count, seed=0)
+    read = read_pictures(listing, rows=rows, shape=project.shape, preprocess=project.preprocess)
+    return read.batch(range(len(read)))
+
+
+def dump_layers(project: Path, x: F32, file: Path) -> None:
+    """Every layer's output for the picture x, float32 [C, H, W], as .npz: arrays named step_tensor,
+    in (C, H, W).
+    """
+    build(project)
+    with Library.open(project) as library:
+        steps = library.trace(x)
+    arrays = {f"{i:02d}_{step.tensor}": step.array for i, step in enumerate(steps)}
+    try:
+        with file.open("wb") as out:
+            np.savez(out, **arrays)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
+
+
+def classify(project: Project, picture: Path, *, model: Path | None) -> dict[str, Any]:
+    """The first classes of a picture file by the built library; with the ONNX model also the float
+    answer and the signal-to-noise ratio of each layer, in dB (None: no noise at all)."""
+    pixels = read_picture(picture, shape=project.shape, preprocess=project.preprocess)
+    graph = None if model is None else load_onnx(model)
+    if graph is not None and graph.sha256 != project.report["model"]["sha256"]:
+        raise ModelError("is not the model that this project was compiled from", layer=str(model))
+    build(project.folder)
+    with Library.open(project.folder) as library:
+        logits = library.run_u8(pixels)
+        answer: dict[str, Any] = {"picture": picture.name, "top": _top(logits, library)}
+        if graph is not None:
+            x = project.preprocess.apply(pixels[None])[0]
+            floats = run_float(graph, x)
+            answer["float_top"] = _top(floats[graph.output].reshape(-1), library)
+            answer["sqnr_db"] = [
+                {"layer": step.layer, "tensor": step.tensor, "sqnr_db": ratio}
+                for step in library.trace(x)
+                if step.tensor in floats and step.bits == 0
+                for ratio in [_sqnr_db(floats[step.tensor], step.array)]
+            ]
+    return answer
+
+
+def _top(logits: F32, library: Library) -> list[dict[str, Any]]:
+    order = np.argsort(-np.where(np.isnan(logits), -np.inf, logits), kind="stable")[:TOP]
+    return [
+        {"index": int(i), "label": library.label(int(i)), "score": float(logits[i])} for i in order
+    ]
+
+
+def _sqnr_db(exact: F32, found: F32) -> float | None:
+    signal = float(np.square(exact, dtype=np.float64).sum())
+    noise = float(np.square(exact.astype(np.float64) - found.reshape(exact.shape)).sum())
+    if noise == 0:
+        return None
+    return 10 * float(np.log10(signal / noise)) if signal else -np.inf
+
+
+def answer_text(answer: Mapping[str, Any]) -> str:
+    header, rows = ["rank", "class", "score"], []
+    sides = [answer["top"]] + ([answer["float_top"]] if "float_top" in answer else [])
+    if len(sides) == 2:
+        header += ["float class", "score"]
+    for rank, entries in enumerate(zip(*sides, strict=True), 1):
+        cells = [str(rank)]
+        for entry in entries:
+            cells += [f"{entry['index']} {entry['label'] or ''}".strip(), f"{entry['score']:.4f}"]
+        rows.append(cells)
+    text = table(header, rows, left=2)
+    if "sqnr_db" not in answer:
+        return text
+    ratios = [
+        [
+            item["layer"],
+            item["tensor"],
+            "exact" if item["sqnr_db"] is None else f"{item['sqnr_db']:.1f}",
+        ]
+        for item in answer["sqnr_db"]
+    ]
+    return text + "\n\n" + table(["layer", "tensor", "SQNR dB"], ratios)
+
+
+def evaluate_project(
+    project: Project,
+    data: Path,
+    *,
+    classes: Path | None,
+    limit: int,
+    threads: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Accuracy of the built library on labelled pictures, in per cent."""
+    named = None if classes is None else read_classes(classes, outputs=project.outputs)
+    listing = list_pictures(data, shape=project.shape, outputs=project.outputs, classes=named)
+    if listing.labels is None:
+        raise DataError(
+            "the pictures have no labels", layer=str(data), hint="Give a folder per class"
+        )
+    rows = draw(listing.labels, np.arange(len(listing)), count=limit, seed=0)
+    pictures = read_pictures(
+        listing, rows=rows, shape=project.shape, preprocess=project.preprocess, progress=progress
+    )
+    assert pictures.labels is not None
+    build(project.folder)
+    with Library.open(project.folder) as library:
+        logits = library_logits(library, pictures, threads=threads, progress=progress)
+    ranks = ranks_of(logits, pictures.labels)
+    return {
+        "samples": len(pictures),
+        "top1": percent(ranks < 1),
+        "top5": percent(ranks < TOP),
+        "metric": project.report["accuracy"]["metric"],
+    }
+
+
+def evaluation_text(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['samples']} pictures: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %"
+    )

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: 0BSD
+"""The same report as plain text: the table per layer and the summary on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+JUDGES = {
+    "labels": "labels of the pictures",
+    "agreement": "agreement with the float model: the pictures have no labels",
+    "generated": "agreement with the float model on generated pictures",
+}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2) -> str:
+    """Columns as wide as they need, the first `left` flush left and the others flush right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, rule, *rows)
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for a person: 1023 B, 1.0 kB, 29.4 MB (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    for unit, scale in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if count < 999.95 * scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e9:.0f} GB"
+
+
+def many(count: int) -> str:
+    """A large count for a person: 950, 1.2 k, 104.1 M."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return str(count)
+
+
+def layer_table(report: Mapping[str, Any]) -> str:
+    """One row per weight layer: op, B, Q, MACs, bytes, weight error, predicted drop."""
+
+    def cell(value: Any, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    rows = [
+        [
+            layer["name"],
+            layer["op"],
+            cell(layer["bases"], "d"),
+            "float" if layer["q"] is None else str(layer["q"]),
+            many(layer["macs"]),
+            size(layer["weight_bytes"]),
+            cell(layer["weight_error"], ".2%"),
+            cell(layer["predicted_drop_pp"], "+.2f"),
+        ]
+        for layer in report["layers"]
+    ]
+    header = ["layer", "op", "B", "Q", "MACs", "bytes", "weight error", "predicted drop"]
+    return table(header, rows)
+
+
+def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: str) -> str:
+    """What came of it: accuracies, size, times, and what to do next."""
+    accuracy, sizes = report["accuracy"], report["size"]
+    holdout = accuracy["holdout"]
+    name = {"top1": "top-1", "top5": "top-5"}[accuracy["metric"]]
+    share = 100 * sizes["weight_bytes"] / sizes["float_weight_bytes"]
+    met = "met" if report["met"] else "MISSED"
+    rows = [
+        ("judged by", f"{name}, {JUDGES[accuracy['judge']]}"),
+        ("float model", f"{accuracy['float']:.2f} %  ({accuracy['samples']} pictures)"),
+        ("decomposed", f"{accuracy['decomposed']:.2f} %  (weights only, float activations)"),
+    ]
+    if accuracy["predicted"] is not None:
+        rows.append(("predicted", f"{accuracy['predicted']:.2f} %"))
+    rows += [
+        ("measured", f"{accuracy['measured']:.2f} %  {_drop(accuracy)}, in the built library"),
+        (
+            "on holdout",
+            f"{holdout['measured']:.2f} %  {_drop(holdout)}, float {holdout['float']:.2f} %, "
+            f"{holdout['samples']} pictures",
+        ),
+        ("tolerance", f"{report['max_drop_pp']:g} points: {met}"),
+        (
+            "weights",
+            f"{size(sizes['weight_bytes'])}, {share:.1f} % of float ({size(sizes['float_weight_bytes'])})",
+        ),
+        ("arena", size(sizes["arena_bytes"])),
+    ]
+    if sizes["code_bytes"] is not None:
+        rows.append(("code", size(sizes["code_bytes"])))
+    if bench := timings.get("bench"):
+        rows.append(
+            ("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, this machine)")
+        )
+    spent = [
+        f"{stage} {timings[f'{stage}_s']:.1f} s"
+        for stage in ("decompose", "search", "build")
+        if f"{stage}_s" in timings
+    ]
+    rows.append(("took", f"{timings['total_s']:.1f} s ({', '.join(spent)})"))
+    rows.append(("next", f"make -C {project}   bdcc verify {project}   bdcc run {project} PICTURE"))
+    width = max(len(key) for key, _ in rows)
+    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in rows)
+
+
+def _drop(part: Mapping[str, Any]) -> str:
+    low, high = part["drop_interval_pp"]
+    return f"drop {part['drop_pp']:.2f} [{low:.2f}, {high:.2f}]"
