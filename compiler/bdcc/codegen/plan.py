@@ -129,10 +129,15 @@ def make_plan(
     steps = builder.build()
     offsets, arena_bytes = place(_lifetimes(steps))
     sections, blob_bytes = _lay_out(builder.arrays)
-    kernels = tuple(sorted({(s.values["bases"], s.values["bits"]) for s in steps if s.kind == "binary"}))
+    kernels = tuple(
+        sorted({(s.values["bases"], s.values["bits"]) for s in steps if s.kind == "binary"})
+    )
     structure = json.dumps(
         [
-            [BLOB_FORMAT, [(s.name, s.offset, s.array.shape, str(s.array.dtype)) for s in sections]],
+            [
+                BLOB_FORMAT,
+                [(s.name, s.offset, s.array.shape, str(s.array.dtype)) for s in sections],
+            ],
             [(s.kind, s.name, sorted((k, str(v)) for k, v in s.values.items())) for s in steps],
             sorted(offsets.items()),
         ]
@@ -265,7 +270,9 @@ class _Builder:
     def _float_input(self, tensor: str) -> Buffer:
         return self.floats[tensor]
 
-    def _step(self, kind: str, node: Node, *, tensor: str, quant: str | None, source: Buffer, **rest: Any) -> None:
+    def _step(
+        self, kind: str, node: Node, *, tensor: str, quant: str | None, source: Buffer, **rest: Any
+    ) -> None:
         output = self._buffer(tensor, quant)
         self.steps.append(
             Step(
@@ -288,7 +295,9 @@ class _Builder:
         buffer = self._buffer(tensor, None)
         sections: tuple[str, ...] = ()
         if self.preprocess is not None:
-            self.arrays["pixel_table"] = np.ascontiguousarray(self.preprocess.table(), dtype=np.float32)
+            self.arrays["pixel_table"] = np.ascontiguousarray(
+                self.preprocess.table(), dtype=np.float32
+            )
             sections = ("pixel_table",)
         self.steps.append(
             Step(
@@ -334,29 +343,76 @@ class _Builder:
                     self._leave(node.output, self.floats[node.input], None)
             case MaxPool():
                 quant = self._carried(node.output)
-                source = self.codes.get(node.input) if quant and self._carried(node.input) == quant else None
+                source = (
+                    self.codes.get(node.input)
+                    if quant and self._carried(node.input) == quant
+                    else None
+                )
                 if source is not None:
-                    self._step("max_pool_codes", node, tensor=node.output, quant=quant, source=source,
-                               values=self._pool_values(node))
+                    self._step(
+                        "max_pool_codes",
+                        node,
+                        tensor=node.output,
+                        quant=quant,
+                        source=source,
+                        values=self._pool_values(node),
+                    )
                 else:
-                    self._step("max_pool_float", node, tensor=node.output, quant=None,
-                               source=self._float_input(node.input), values=self._pool_values(node))
+                    self._step(
+                        "max_pool_float",
+                        node,
+                        tensor=node.output,
+                        quant=None,
+                        source=self._float_input(node.input),
+                        values=self._pool_values(node),
+                    )
             case AveragePool():
-                self._step("average_pool", node, tensor=node.output, quant=None,
-                           source=self._float_input(node.input), values=self._pool_values(node))
+                self._step(
+                    "average_pool",
+                    node,
+                    tensor=node.output,
+                    quant=None,
+                    source=self._float_input(node.input),
+                    values=self._pool_values(node),
+                )
             case GlobalAveragePool():
-                self._step("global_average_pool", node, tensor=node.output, quant=None,
-                           source=self._float_input(node.input))
+                self._step(
+                    "global_average_pool",
+                    node,
+                    tensor=node.output,
+                    quant=None,
+                    source=self._float_input(node.input),
+                )
             case Relu():
-                self._step("relu", node, tensor=node.output, quant=None, source=self._float_input(node.input))
+                self._step(
+                    "relu",
+                    node,
+                    tensor=node.output,
+                    quant=None,
+                    source=self._float_input(node.input),
+                )
             case Lrn():
-                self._step("lrn", node, tensor=node.output, quant=None, source=self._in_onnx_order(node),
-                           values={"size": node.size,
-                                   "alpha_over_size": c_float(np.float32(node.alpha / node.size)),
-                                   "bias": c_float(np.float32(node.bias)),
-                                   "beta_quarters": round(node.beta * 4)})
+                self._step(
+                    "lrn",
+                    node,
+                    tensor=node.output,
+                    quant=None,
+                    source=self._in_onnx_order(node),
+                    values={
+                        "size": node.size,
+                        "alpha_over_size": c_float(np.float32(node.alpha / node.size)),
+                        "bias": c_float(np.float32(node.bias)),
+                        "beta_quarters": round(node.beta * 4),
+                    },
+                )
             case Softmax():
-                self._step("softmax", node, tensor=node.output, quant=None, source=self._in_onnx_order(node))
+                self._step(
+                    "softmax",
+                    node,
+                    tensor=node.output,
+                    quant=None,
+                    source=self._in_onnx_order(node),
+                )
             case _:
                 assert_never(node)
 
@@ -399,7 +455,11 @@ class _Builder:
     def _fused_relu(self, node: WeightLayer) -> tuple[bool, str]:
         """Whether the layer's only reader is a Relu, and the tensor that the fused step writes."""
         consumers = self.graph.consumers(node.output)
-        if len(consumers) == 1 and isinstance(consumers[0], Relu) and node.output != self.graph.output:
+        if (
+            len(consumers) == 1
+            and isinstance(consumers[0], Relu)
+            and node.output != self.graph.output
+        ):
             if node.output in self.static:
                 return False, node.output
             self.absorbed.add(consumers[0].output)
@@ -434,8 +494,15 @@ class _Builder:
             self.arrays[weight] = np.ascontiguousarray(physical.reshape(-1, node.weight.shape[0]))
             values = {"relu": int(relu), "k": node.weight.shape[1], "n": node.weight.shape[0]}
             kind = "dense_float"
-        self._step(kind, node, tensor=tensor, quant=None, source=self._float_input(node.input), values=values,
-                   sections=(weight, bias))
+        self._step(
+            kind,
+            node,
+            tensor=tensor,
+            quant=None,
+            source=self._float_input(node.input),
+            values=values,
+            sections=(weight, bias),
+        )
 
     def _add_binary_layer(self, node: WeightLayer, decomposition: Decomposition) -> None:
         quant = self.model.tensors[node.input]
@@ -447,8 +514,13 @@ class _Builder:
         _check_int32(node, decomposition, quant)
         packed = _pack(node, decomposition, (channels, in_h, in_w))
         scale, bias, sums = layer_constants(decomposition, quant)
-        sections = {"weights": packed.weights, "coefficients": packed.coefficients, "valid": packed.valid,
-                    "scale": scale, "bias": bias}
+        sections = {
+            "weights": packed.weights,
+            "coefficients": packed.coefficients,
+            "valid": packed.valid,
+            "scale": scale,
+            "bias": bias,
+        }
         if quant.dynamic:
             sections["sums"] = sums
         for part, array in sections.items():
@@ -474,6 +546,8 @@ class _Builder:
             "out_h": out_h if isinstance(node, Conv) else 1,
             "out_channels": out_c,
             "group_channels": out_c // groups,
+            "sums_stride": blocks * 8,
+            "out_row": pixels * out_c,
             "groups": groups,
             "count": channels * in_h * in_w,
             "areas": {name: start for name, (start, _) in areas.items()},
@@ -500,11 +574,21 @@ class _Builder:
         gemm = {"pixels": pixels, "blocks": blocks, "rows": rows, "words": words}
         if isinstance(node, Dense):
             gemm |= {"pixel_stride": words * 8, "row_stride": 0, "plane_stride": words * 8}
-            return {"form": "vector", "gemm": tuple(gemm.items()), "k": channels * in_h * in_w}, words * 8 * quant.bits, 0
+            return (
+                {"form": "vector", "gemm": tuple(gemm.items()), "k": channels * in_h * in_w},
+                words * 8 * quant.bits,
+                0,
+            )
         top, left, bottom, right = node.pads
-        shared = {
-            "in_h": in_h, "in_w": in_w, "in_c": channels, "group_in": channels // node.groups,
-            "pads": node.pads, "kernel": node.kernel, "strides": node.strides, "dilations": node.dilations,
+        shared: dict[str, Any] = {
+            "group_in": channels // node.groups,
+            "window": (
+                ("in_h", in_h), ("in_w", in_w), ("in_c", channels), ("channels", channels // node.groups),
+                ("pad_top", top), ("pad_left", left), ("pad_bottom", bottom), ("pad_right", right),
+                ("kernel_h", node.kernel[0]), ("kernel_w", node.kernel[1]),
+                ("stride_h", node.strides[0]), ("stride_w", node.strides[1]),
+                ("dilation_h", node.dilations[0]), ("dilation_w", node.dilations[1]),
+            ),
         }  # fmt: skip
         if packed.form == "direct":
             bytes_per_pixel = round_up(channels // node.groups, 8) // 8
@@ -531,7 +615,9 @@ def _areas(**sizes: int) -> dict[str, tuple[int, int]]:
     return areas
 
 
-def _pack(node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]) -> Packed:
+def _pack(
+    node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]
+) -> Packed:
     """Weights of all groups in the form that needs fewer words; direct wins while it costs at most 15 % more."""
     if isinstance(node, Dense):
         return pack_filters(decomposition, kernel=map_shape, groups=1, form="vector")
@@ -553,7 +639,11 @@ def _check_int32(node: WeightLayer, decomposition: Decomposition, quant: TensorQ
 
 
 def _quant_values(quant: TensorQuant) -> dict[str, Any]:
-    return {"reciprocal": c_float(quant.reciprocal), "zero_point": quant.zero_point, "top": quant.top}
+    return {
+        "reciprocal": c_float(quant.reciprocal),
+        "zero_point": quant.zero_point,
+        "top": quant.top,
+    }
 
 
 def c_float(value: np.float32 | float) -> str:

@@ -1,0 +1,231 @@
+"""Writes the C project of a plan. The only user of jinja2: loops and substitution, no decisions."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+import bdcc
+from bdcc.approx.model import save_oracle
+from bdcc.codegen.checksum import checksum
+from bdcc.codegen.golden import golden_vectors
+from bdcc.codegen.kernels import template_variables
+from bdcc.codegen.memory import ALIGNMENT
+from bdcc.codegen.plan import (
+    BLOB_FORMAT,
+    BLOB_HEADER_BYTES,
+    DeploymentPlan,
+    Step,
+    describe_steps,
+)
+from bdcc.ir.graph import F32, op_name
+
+ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
+ISAS = ("generic", "popcnt", "avx2", "avx512")
+
+
+def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
+    """Write the whole project but its report into an existing, empty folder.
+
+    pictures: float32 [n, C, H, W], preprocessed; they become the golden vectors that `selftest` runs.
+    """
+    name, blob = plan.name, _blob(plan)
+    variables = _variables(plan, blob)
+    render = _renderer(variables)
+    for sub in ("include", "src", "weights", "host"):
+        (folder / sub).mkdir()
+    for header in sorted(_shipped("runtime").iterdir(), key=lambda p: p.name):
+        if header.name.endswith(".h") or header.name == "bin2c.c":
+            (folder / "src" / header.name).write_bytes(header.read_bytes())
+    texts = {
+        f"include/{name}.h": "model.h.j2",
+        f"src/{name}.c": "model.c.j2",
+        f"src/{name}_steps.h": "steps.h.j2",
+        f"src/{name}_weights.c": "weights.c.j2",
+        f"src/{name}_weights.h": "weights.h.j2",
+        f"src/{name}-config.cmake": "config.cmake.j2",
+        "src/main.c": "main.c.j2",
+        "src/selftest.c": "selftest.c.j2",
+        "Makefile": "Makefile.j2",
+        "CMakeLists.txt": "CMakeLists.txt.j2",
+        "README.md": "README.md.j2",
+        "LICENSE": "LICENSE.j2",
+    }
+    if not variables["has_pixels"]:
+        del texts["src/main.c"]
+    if plan.kernels:
+        texts["src/popcount_kernels.h"] = "popcount.h.j2"
+    if variables["array_by_default"]:
+        texts[f"src/{name}_weights_array.h"] = "array.h.j2"
+    for target, template in texts.items():
+        (folder / target).write_text(render(template), encoding="utf-8")
+    (folder / "weights" / f"{name}.bin").write_bytes(blob)
+    save_oracle(plan.model, folder / "host" / "oracle.npz")
+    steps = describe_steps(plan)
+    (folder / "host" / "golden.bin").write_bytes(golden_vectors(plan.model, steps, pictures))
+    project = {
+        "name": name,
+        "input": list(plan.model.graph.shapes[plan.model.graph.input]),
+        "outputs": plan.outputs,
+        "arena_bytes": plan.arena_bytes,
+        "weight_bytes": len(blob),
+        "fingerprint": f"{plan.fingerprint:016x}",
+        "steps": steps,
+    }
+    (folder / "host" / "project.json").write_text(json.dumps(project, indent=1) + "\n")
+
+
+def _shipped(what: str) -> Any:
+    """runtime/ or templates/: inside the installed package, or at the top of the checkout."""
+    packaged = resources.files("bdcc") / f"_{what}"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / what
+
+
+def _blob(plan: DeploymentPlan) -> bytes:
+    """Header (64 bytes: "BDCC", format, fingerprint, size, checksum of the rest) and the sections, little-endian."""
+    body = np.zeros(plan.blob_bytes, dtype=np.uint8)
+    for section in plan.sections:
+        data = np.ascontiguousarray(section.array, dtype=section.array.dtype.newbyteorder("<"))
+        body[section.offset : section.offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+    body[:4] = np.frombuffer(b"BDCC", dtype=np.uint8)
+    body[4:8] = np.array([BLOB_FORMAT], "<u4").view(np.uint8)
+    guard = [plan.fingerprint, plan.blob_bytes, checksum(body[BLOB_HEADER_BYTES:])]
+    body[8:32] = np.array(guard, "<u8").view(np.uint8)
+    return body.tobytes()
+
+
+def _renderer(variables: dict[str, Any]) -> Callable[[str], str]:
+    loader = jinja2.FunctionLoader(lambda name: (_shipped("templates") / name).read_text("utf-8"))
+    environment = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    variables["resize"] = (
+        environment.get_template("resize.c.j2").render(variables) if variables["has_pixels"] else ""
+    )
+    return lambda template: environment.get_template(template).render(variables)
+
+
+def _c_string(text: str) -> str:
+    """A C string literal of any text, UTF-8 bytes outside ASCII as octal escapes."""
+    escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("?"): "\\?"}
+    body = "".join(
+        escapes.get(byte, chr(byte)) if 32 <= byte < 127 else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{body}"'
+
+
+def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
+    graph = plan.model.graph
+    input_shape = graph.shapes[graph.input]
+    output_shape = graph.shapes[graph.output]
+    has_pixels = plan.preprocess is not None and input_shape[0] <= 4
+    small = len(blob) <= ARRAY_LIMIT
+    offsets = {section.name: section.offset for section in plan.sections}
+    interface = json.dumps([input_shape, plan.outputs, plan.arena_bytes, BLOB_FORMAT])
+    layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
+    summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
+    words = np.frombuffer(blob, "<u8") if small else np.zeros(0, "<u8")
+    return {
+        "name": plan.name,
+        "NAME": plan.name.upper(),
+        "version": bdcc.__version__,
+        "input": input_shape,
+        "outputs": plan.outputs,
+        "output_shape": " x ".join(map(str, output_shape)),
+        "arena_bytes": plan.arena_bytes,
+        "alignment": ALIGNMENT,
+        "arena_align": ALIGNMENT,
+        "abi": zlib.crc32(interface.encode()) & 0x7FFFFFFF,
+        "summary": summary,
+        "isas": ISAS,
+        "has_pixels": has_pixels,
+        "has_kernels": bool(plan.kernels),
+        "order": plan.preprocess.rgb_index if plan.preprocess else (),
+        "crop": plan.preprocess.crop if plan.preprocess else None,
+        "fingerprint": f"{plan.fingerprint:016x}",
+        "blob_bytes": len(blob),
+        "blob_format": BLOB_FORMAT,
+        "header_bytes": BLOB_HEADER_BYTES,
+        "steps": [_step(plan, step, offsets) for step in plan.steps],
+        "labels": [_c_string(label) for label in _labels(plan)],
+        "info": _c_string(json.dumps({"name": plan.name, "layers": layers})),
+        "layers": layers,
+        "array_by_default": small,
+        "default_weights": "array" if small else "incbin",
+        "lines": [
+            ", ".join(f"0x{int(word):x}u" for word in words[i : i + 8]) + ","
+            for i in range(0, len(words), 8)
+        ],
+        "cflags": plan.target.cflags,
+        "portable": int(plan.target.portable),
+        **template_variables(plan.kernels),
+    }
+
+
+def _labels(plan: DeploymentPlan) -> list[str]:
+    return list(plan.labels) or [f"class {index}" for index in range(plan.outputs)]
+
+
+def _layer(plan: DeploymentPlan, name: str, op: str) -> dict[str, Any]:
+    step = next(
+        s
+        for s in plan.steps
+        if s.layer == name and s.kind in ("binary", "conv_float", "dense_float")
+    )
+    return {
+        "name": name,
+        "op": op,
+        "bases": step.values.get("bases", "float"),
+        "bits": step.values.get("bits", "float"),
+    }
+
+
+def _step(plan: DeploymentPlan, step: Step, offsets: dict[str, int]) -> dict[str, Any]:
+    arena, source, output = plan.offsets, step.input, step.output
+    shape = output.shape if output else (plan.outputs, 1, 1)
+    bits = output.bits if output else 0
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "layer": step.layer,
+        "tensor": step.tensor,
+        "comment": _comment(step),
+        "in_offset": arena[source.name] if source else 0,
+        "out_offset": arena[output.name] if output else 0,
+        "offset": arena[output.name] if output else 0,
+        "scratch_offset": arena.get(f"scratch:{step.name}", 0),
+        "count": (source or output).count if (source or output) else 0,  # type: ignore[union-attr]
+        "shape": shape,
+        "bits": bits,
+        "in_shape": source.shape if source else shape,
+        "v": step.values,
+        "s": {section.rpartition(".")[2]: offsets[section] for section in step.sections},
+    }
+
+
+def _comment(step: Step) -> str:
+    def text(buffer: Any) -> str:
+        if buffer is None:
+            return "the caller's floats"
+        channels, height, width = buffer.shape
+        return f"{height}x{width}x{channels} {f'codes of {buffer.bits} bits' if buffer.bits else 'floats'}"
+
+    detail = ""
+    if step.kind == "binary":
+        detail = (
+            f", {step.values['bases']} bases, {step.values['bits']} bits, {step.values['form']}"
+        )
+    return f"{step.layer} ({step.kind}{detail}): {text(step.input)} -> {text(step.output)}"
