@@ -76,7 +76,9 @@ def one_node(
     given = list(constants)
     names = ["" if value is None else f"c{i}" for i, value in enumerate(given)]
     inputs = ["x", *names] if first else [*names, "x"]
-    return chain([helper.make_node(op, inputs, ["y"], name=name, **attributes)], shape, given, opset)
+    return chain(
+        [helper.make_node(op, inputs, ["y"], name=name, **attributes)], shape, given, opset
+    )
 
 
 def chain(
