@@ -266,7 +266,8 @@ def _batch_normalization(operator: Operator) -> Node | Value:
     x, attributes = operator.tensor(), operator.attributes
     if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
         raise operator.refuse(
-            "bdcc handles BatchNormalization at inference, per channel", "Export in eval mode"
+            "is in training mode or not per channel; bdcc handles inference, per channel",
+            "Export in eval mode",
         )
     parameters = []
     for index in (1, 2, 3, 4):
