@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: 0BSD
+"""Build an emitted project with its own Makefile: what users link is what is verified."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdcc.errors import BuildError
+from bdcc.host.facts import read_facts
+
+JOBS = 2
+ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|\*\*\*|not found")
+
+
+def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None) -> Path:
+    """Runs the project's `make` and returns the shared library; when it is up to date, at once.
+
+    make_args: variables and targets for make, e.g. "CFLAGS=-O0"; cc: the C compiler. Raises
+    BuildError with the first line that tells of an error, OutputError if there is no project.
+    """
+    facts = read_facts(project)
+    compiler = () if cc is None else (f"CC={cc}",)
+    command = ["make", "-C", str(project), f"-j{JOBS}", *compiler, *make_args]
+    # A make above us (`make test`) must not hand down its options, nor pieces of its job server.
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
+    try:
+        done = subprocess.run(
+            command,
+            env={**environment, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise BuildError(
+            f"make cannot be run ({error.strerror})", hint="Install make and a C compiler"
+        ) from None
+    if done.returncode != 0:
+        raise BuildError(
+            _first_error(done.stdout),
+            layer=str(project),
+            hint=f"Run 'make -C {project}' to see all of it",
+        )
+    library = project / "build" / f"lib{facts.name}.so"
+    if not library.is_file():
+        raise BuildError(f"make has not built {library.name}", layer=str(project))
+    return library
+
+
+def _first_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = (line for line in lines if ERROR_LINE.search(line))
+    return next(telling, lines[-1] if lines else "make failed without a word")

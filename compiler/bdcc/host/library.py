@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: 0BSD
+"""A project's shared library on NumPy arrays, loaded through cffi's ABI mode."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cffi
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.codegen.memory import ALIGNMENT
+from bdcc.errors import DataError, MismatchError, OptionError
+from bdcc.host.build import build
+from bdcc.host.facts import ProjectFacts, read_facts
+from bdcc.ir.graph import F32
+
+U8 = npt.NDArray[np.uint8]
+
+ISAS = ("generic", "popcnt", "avx2", "avx512")  # runtime/bdcc_isa.h; each contains those before it
+E_ISA = 8
+GUARD_BYTES = 64  # behind the arena: nobody may write there
+GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes large
+
+# Handles are opaque here: the library says how many bytes they take.
+DECLARATIONS = """
+typedef struct {{
+    const char *layer, *tensor;
+    int32_t bits, height, width, channels;
+    size_t offset;
+}} {m}_step_t;
+int {m}_init(void *, const void *, size_t);
+int {m}_init_isa(void *, const void *, size_t, const char *);
+int {m}_run(const void *, void *, size_t, const float *, float *);
+int {m}_run_u8(const void *, void *, size_t, const uint8_t *, size_t, float *);
+int {m}_run_steps(const void *, void *, size_t, const float *, float *, int, int);
+int {m}_step_count(void);
+const {m}_step_t *{m}_step(int);
+void {m}_top_k(const float *, int, int *);
+const char *{m}_label(int);
+const char *{m}_strerror(int);
+const char *{m}_info(void);
+const char *{m}_isa(const void *);
+size_t {m}_arena_bytes(void);
+size_t {m}_handle_bytes(void);
+unsigned {m}_abi_version(void);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepOutput:
+    """What one step left behind. array: (C, H, W), float32 when bits is 0, else uint8 codes."""
+
+    layer: str
+    tensor: str
+    bits: int
+    array: npt.NDArray[Any]
+
+
+class Library:
+    """The network, compiled. Threads may share it: each works in an arena of its own.
+
+    Use it as a context manager, or close() it; after that it must not be called.
+    """
+
+    def __init__(self, shared_object: Path, facts: ProjectFacts, *, isa: str | None = None) -> None:
+        """Loads `shared_object` as it is. isa: an instruction set by name, None: the widest.
+
+        Raises OptionError for one that this CPU has not, MismatchError for weights that do not fit.
+        """
+        self.facts = facts
+        self._ffi = cffi.FFI()
+        self._ffi.cdef(DECLARATIONS.format(m=facts.name))
+        with tempfile.TemporaryDirectory() as folder:
+            # The loader knows libraries by path first: a new name makes it look at the file, which
+            # may have been rebuilt since it was last loaded.
+            link = Path(folder, shared_object.name)
+            link.symlink_to(shared_object.resolve())
+            self._library = self._ffi.dlopen(str(link))
+        self._threads = threading.local()
+        self._handle = self._initialise(isa)
+
+    @classmethod
+    def open(cls, project: Path, *, isa: str | None = None) -> Library:
+        """Builds the project if need be, and loads its library."""
+        return cls(build(project), read_facts(project), isa=isa)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        return getattr(self._library, f"{self.facts.name}_{function}")(*arguments)
+
+    def _text(self, function: str, *arguments: Any) -> str:
+        return str(self._ffi.string(self._call(function, *arguments)).decode())
+
+    def _initialise(self, isa: str | None) -> Any:
+        handle = self._ffi.new("uint64_t[]", self._call("handle_bytes") // 8 + 1)
+        if isa is None:
+            status = self._call("init", handle, self._ffi.NULL, 0)
+        else:
+            status = self._call("init_isa", handle, self._ffi.NULL, 0, isa.encode())
+            if status == E_ISA:
+                usable = ", ".join(self.isas)
+                raise OptionError(
+                    f"'{isa}' is not an instruction set of this CPU; it has {usable}", layer="--isa"
+                )
+        if status:
+            raise MismatchError(
+                f"the library cannot start: {self._text('strerror', status)}",
+                layer=self.facts.name,
+            )
+        return handle
+
+    def close(self) -> None:
+        if self._library is not None:
+            self._ffi.dlclose(self._library)
+            self._library = None
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what it is -------------------------------------------------------------------------------
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return self._text("isa", self._handle)
+
+    @property
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets that the library has and this CPU can run, narrowest first."""
+        handle = self._ffi.new("uint64_t[]", self._call("handle_bytes") // 8 + 1)
+        null = self._ffi.NULL
+        return tuple(
+            isa for isa in ISAS if self._call("init_isa", handle, null, 0, isa.encode()) != E_ISA
+        )
+
+    @property
+    def info(self) -> str:
+        return self._text("info")
+
+    @property
+    def arena_bytes(self) -> int:
+        return int(self._call("arena_bytes"))
+
+    @property
+    def step_count(self) -> int:
+        return int(self._call("step_count"))
+
+    def label(self, index: int) -> str:
+        """Name of an output, "" without one."""
+        return self._text("label", index)
+
+    def step_name(self, index: int) -> str:
+        return str(self._ffi.string(self._call("step", index).layer).decode())
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def run(self, x: npt.ArrayLike) -> F32:
+        """x: float32 [C, H, W] or [N, C, H, W], preprocessed. Returns float32 [outputs], or with N
+        in front, in ONNX order."""
+        images, single = self._images(x, self.facts.input, np.float32)
+        output = self._run(images)
+        return output[0] if single else output
+
+    def run_u8(self, pixels: npt.ArrayLike) -> F32:
+        """pixels: uint8 [H, W, C] (R, G, B or gray) or [N, H, W, C], not preprocessed."""
+        channels, height, width = self.facts.input
+        images, single = self._images(pixels, (height, width, channels), np.uint8)
+        output = np.empty((len(images), self.facts.outputs), np.float32)
+        arena = self._arena()
+        for image, out in zip(images, output, strict=True):
+            self._check(
+                self._call(
+                    "run_u8",
+                    *(self._handle, *arena),
+                    *(self._pointer("uint8_t *", image), width * channels),
+                    self._pointer("float *", out),
+                )
+            )
+        return output[0] if single else output
+
+    def run_batch(self, x: npt.ArrayLike, *, threads: int = 1) -> F32:
+        """x: float32 [N, C, H, W] -> float32 [N, outputs], on threads that each take a share."""
+        images, _ = self._images(x, self.facts.input, np.float32)
+        if threads == 1 or len(images) < 2:
+            return self._run(images)
+        with ThreadPoolExecutor(threads) as pool:
+            shares = np.array_split(images, min(threads, len(images)))
+            return np.concatenate(list(pool.map(self._run, shares)))
+
+    def run_steps(
+        self, x: F32, output: F32, first: int, last: int, *, arena: U8 | None = None
+    ) -> None:
+        """Steps first..last-1 on what the steps before left in the arena (None: this thread's).
+
+        x: float32 [C, H, W]; output: float32 [outputs], written by the last step.
+        """
+        self._check(
+            self._call(
+                "run_steps",
+                *(self._handle, *self._arena(arena)),
+                *(self._pointer("float *", x), self._pointer("float *", output)),
+                *(first, last),
+            )
+        )
+
+    def trace(self, x: npt.ArrayLike) -> tuple[StepOutput, ...]:
+        """What every step leaves in memory for one picture x, float32 [C, H, W].
+
+        Works in an arena of its own, full of garbage at first. Raises MismatchError if the library
+        writes behind it.
+        """
+        images, _ = self._images(x, self.facts.input, np.float32)
+        arena = self.new_arena()
+        output, steps = np.empty(self.facts.outputs, np.float32), []
+        for index in range(self.step_count):
+            self.run_steps(images[0], output, index, index + 1, arena=arena)
+            steps.append(self._step_output(index, arena, output))
+        if not (arena[self.arena_bytes :] == GARBAGE).all():
+            raise MismatchError("the library wrote behind its arena", layer=self.facts.name)
+        return tuple(steps)
+
+    def _step_output(self, index: int, arena: U8, output: F32) -> StepOutput:
+        step = self._call("step", index)
+        layer, tensor = (str(self._ffi.string(s).decode()) for s in (step.layer, step.tensor))
+        shape = (step.height, step.width, step.channels)
+        if index == self.step_count - 1:  # in ONNX order already
+            array: npt.NDArray[Any] = output.reshape(shape[2], *shape[:2])
+        else:
+            dtype = np.dtype(np.uint8 if step.bits else np.float32)
+            size = int(np.prod(shape)) * dtype.itemsize
+            values = arena[step.offset : step.offset + size].view(dtype)
+            array = values.reshape(shape).transpose(2, 0, 1)
+        return StepOutput(layer=layer, tensor=tensor, bits=step.bits, array=array.copy())
+
+    def new_arena(self) -> U8:
+        """An aligned arena full of garbage, with GUARD_BYTES more behind it."""
+        size = self.arena_bytes + GUARD_BYTES
+        memory = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        return memory[start : start + size]
+
+    def _arena(self, arena: U8 | None = None) -> tuple[Any, int]:
+        """Pointer and size of an arena: the given one, or this thread's."""
+        if arena is None:
+            arena = getattr(self._threads, "arena", None)
+            if arena is None:
+                arena = self._threads.arena = self.new_arena()
+        return self._pointer("void *", arena), self.arena_bytes
+
+    def _run(self, images: F32) -> F32:
+        output = np.empty((len(images), self.facts.outputs), np.float32)
+        arena = self._arena()
+        for image, out in zip(images, output, strict=True):
+            pointers = self._pointer("float *", image), self._pointer("float *", out)
+            self._check(self._call("run", self._handle, *arena, *pointers))
+        return output
+
+    def _images(
+        self, x: npt.ArrayLike, shape: Sequence[int], dtype: type[np.generic]
+    ) -> tuple[npt.NDArray[Any], bool]:
+        """x as a C-contiguous batch, and whether it was a single picture; raises DataError."""
+        array = np.asarray(x)
+        single = array.ndim == 3
+        if array.shape[-3:] != tuple(shape) or array.ndim not in (3, 4):
+            raise DataError(
+                f"expects {tuple(shape)}, with or without N in front, not {array.shape}"
+            )
+        if array.dtype != dtype:
+            raise DataError(f"expects {np.dtype(dtype)}, not {array.dtype}")
+        return np.ascontiguousarray(array[None] if single else array), single
+
+    def _pointer(self, kind: str, array: npt.NDArray[Any]) -> Any:
+        return self._ffi.cast(kind, array.ctypes.data)
+
+    def _check(self, status: int) -> None:
+        if status:  # arguments are checked above, so this is a bug of bdcc
+            raise RuntimeError(f"{self.facts.name}: {self._text('strerror', status)}")

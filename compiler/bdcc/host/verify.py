@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: 0BSD
+"""The built library against the oracle: every tensor that is in memory, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.approx.model import QuantizedModel, load_oracle
+from bdcc.approx.quantize import quantize_array
+from bdcc.approx.simulate import Trace, run_exact
+from bdcc.data.preprocess import Preprocess
+from bdcc.errors import MismatchError
+from bdcc.host.build import build
+from bdcc.host.facts import ProjectFacts, read_facts
+from bdcc.host.library import Library, StepOutput
+from bdcc.ir.graph import F32, Shape
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCheck:
+    """One step of the library. bits: of its codes, 0 for float32; values: how many were compared,
+    over all inputs and instruction sets; differing: how many of them differ."""
+
+    layer: str
+    tensor: str
+    op: str
+    bits: int
+    values: int
+    differing: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationReport:
+    """A verification that found no difference (else there is a MismatchError in its place)."""
+
+    inputs: tuple[str, ...]
+    isas: tuple[str, ...]
+    steps: tuple[StepCheck, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"differing": sum(step.differing for step in self.steps)}
+
+    def text(self) -> str:
+        rows = [("layer", "tensor", "op", "format", "values", "differing")]
+        rows += [
+            (
+                *(s.layer, s.tensor, s.op, f"{s.bits} bits" if s.bits else "float32"),
+                *(f"{s.values:,}", f"{s.differing:,}"),
+            )
+            for s in self.steps
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < 4 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        values, differing = sum(s.values for s in self.steps), sum(s.differing for s in self.steps)
+        return "\n".join(
+            [
+                *lines,
+                f"inputs: {', '.join(self.inputs)}",
+                f"instruction sets: {', '.join(self.isas)}",
+                f"{differing} differing values among {values:,} in {len(self.steps)} steps",
+            ]
+        )
+
+
+def verify(
+    project: Path,
+    *,
+    images: F32,
+    isas: Sequence[str] | None = None,
+    seed: int = 0,
+    make_args: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> VerificationReport:
+    """Builds the project with its own make and compares each step with host/oracle.npz.
+
+    images: float32 [n, C, H, W], to which `adversarial_inputs` are added; isas: instruction sets by
+    name, None: all that this CPU has. Raises MismatchError at the first tensor that differs.
+    """
+    facts, model = read_facts(project), load_oracle(project / "host" / "oracle.npz")
+    shared_object = build(project, make_args=make_args)
+    inputs = [(f"picture {i}", x) for i, x in enumerate(images, 1)]
+    inputs += adversarial_inputs(facts.input, seed=seed)
+    with ExitStack() as stack:
+        first = stack.enter_context(Library(shared_object, facts))
+        names = tuple(first.isas if isas is None else isas)
+        libraries = [stack.enter_context(Library(shared_object, facts, isa=name)) for name in names]
+        _check_steps(first, facts, model)
+        for done, (name, x) in enumerate(inputs, 1):
+            trace = run_exact(model, x)
+            for library in libraries:
+                where = f"input '{name}', {library.isa}"
+                for found, record in zip(library.trace(x), facts.steps, strict=True):
+                    _compare(found, _expected(found, record, model, trace), where)
+                _compare_output(library.run(x), model, trace, f"{where}, in one piece")
+            if progress is not None:
+                progress("verify", done, len(inputs))
+        if (preprocess := _preprocess(project)) is not None:
+            pixels = _random_pixels(facts, seed=seed)
+            trace = run_exact(model, preprocess.apply(pixels[None])[0])
+            for library in libraries:
+                _compare_output(library.run_u8(pixels), model, trace, f"pixels, {library.isa}")
+        steps = _describe(first.trace(inputs[0][1]), facts, times=len(inputs) * len(libraries))
+    return VerificationReport(inputs=tuple(name for name, _ in inputs), isas=names, steps=steps)
+
+
+def adversarial_inputs(shape: Shape, *, seed: int) -> list[tuple[str, F32]]:
+    """Named inputs, float32 of `shape`, that reach clamps, overflows, infinities and NaN."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(scale=50, size=shape).astype(np.float32)
+    special = noise.copy()
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40, 3e38], np.float32)
+    chosen = rng.random(shape) < 0.02
+    special[chosen] = rng.choice(odd, int(chosen.sum()))
+    return [
+        ("zero", np.zeros(shape, np.float32)),
+        ("saturated high", np.full(shape, 1e6, np.float32)),
+        ("saturated low", np.full(shape, -1e6, np.float32)),
+        ("huge", np.where(rng.random(shape) < 0.5, np.float32(-1e30), np.float32(1e30))),
+        ("noise", noise),
+        ("special", special),
+    ]
+
+
+def _random_pixels(facts: ProjectFacts, *, seed: int) -> npt.NDArray[np.uint8]:
+    channels, height, width = facts.input
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, channels), np.uint8)
+
+
+def _check_steps(library: Library, facts: ProjectFacts, model: QuantizedModel) -> None:
+    """The library must have the steps that the project tells of, one for each decomposed layer."""
+    told = [record["layer"] for record in facts.steps]
+    found = [library.step_name(index) for index in range(library.step_count)]
+    missing = set(model.decomposed.layers) - set(found)
+    if told != found or missing:
+        raise MismatchError(
+            f"the library's steps are {', '.join(found)}, the project's {', '.join(told)}",
+            layer=facts.name,
+        )
+
+
+def _expected(
+    found: StepOutput, record: Mapping[str, Any], model: QuantizedModel, trace: Trace
+) -> npt.NDArray[Any]:
+    """The oracle's values of a step's tensor, (C, H, W); codes where the library has codes."""
+    values = trace.values[found.tensor]
+    if values.size != found.array.size:
+        raise MismatchError(
+            f"tensor '{found.tensor}' has {found.array.size} values in the library, "
+            f"{values.size} in the oracle",
+            layer=found.layer,
+        )
+    values = values.reshape(found.array.shape)
+    return quantize_array(values, model.tensors[record["quant"]]) if found.bits else values
+
+
+def _compare(found: StepOutput, expected: npt.NDArray[Any], where: str) -> None:
+    bits = [a if a.dtype == np.uint8 else a.view(np.uint32) for a in (found.array, expected)]
+    wrong = np.argwhere(bits[0] != bits[1])
+    if len(wrong):
+        at = tuple(wrong[0])
+        values = [_show(array[at]) for array in (found.array, expected)]
+        raise MismatchError(
+            f"tensor '{found.tensor}' at (c={at[0]}, h={at[1]}, w={at[2]}) is {values[0]} in the "
+            f"library and {values[1]} in the oracle; {len(wrong)} of {expected.size} values differ "
+            f"({where})",
+            layer=found.layer,
+        )
+
+
+def _show(value: Any) -> str:
+    """A code as a number, a float with its bits."""
+    if value.dtype == np.uint8:
+        return str(value)
+    return f"{value:.9g} (0x{value.view(np.uint32):08x})"
+
+
+def _compare_output(output: F32, model: QuantizedModel, trace: Trace, where: str) -> None:
+    name = model.graph.output
+    found = StepOutput(layer="output", tensor=name, bits=0, array=output.reshape(-1, 1, 1))
+    _compare(found, trace.values[name].reshape(-1, 1, 1), where)
+
+
+def _preprocess(project: Path) -> Preprocess | None:
+    """What the library does to pixels, if the project takes any."""
+    report = project / "report.json"
+    if not report.is_file():
+        return None
+    return Preprocess.from_json(json.loads(report.read_text("utf-8"))["preprocess"])
+
+
+def _describe(
+    steps: Sequence[StepOutput], facts: ProjectFacts, *, times: int
+) -> tuple[StepCheck, ...]:
+    return tuple(
+        StepCheck(
+            layer=step.layer,
+            tensor=step.tensor,
+            op=record["op"],
+            bits=step.bits,
+            values=step.array.size * times,
+        )
+        for step, record in zip(steps, facts.steps, strict=True)
+    )
