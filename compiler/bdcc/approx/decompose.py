@@ -348,18 +348,21 @@ def _borrow(filters: _Filters, fit: _Fit) -> _Fit:
 
 
 def _best_uniform(filters: _Filters, bases: int) -> _Fit:
-    """The clipped uniform grid, c = 1, 2, 4, ..: the best of many clips, refitted."""
-    count = len(filters.values)
-    clips = 1.02 ** -np.arange(160)  # of max |w|, down to 0.04
+    """The clipped uniform grid, c = 1, 2, 4, ..: the best of many clips, coarse to fine, refit."""
+    integers = 2.0 ** np.arange(bases)
     peak = np.abs(filters.values[:, [0, -1]]).max(axis=1)
-    scale = peak[:, None] / ((1 << bases) - 1) * clips
-    integers = np.broadcast_to(2.0 ** np.arange(bases), (count, len(clips), bases))
-    scale, error = _fit_scale(filters, integers, scale, rounds=1)
-    scale, _ = _keep_best(scale[..., None], error, 3)
-    integers = integers[:, :3]
-    scale, error = _fit_scale(filters, integers, scale[..., 0], rounds=8)
-    best = np.take_along_axis(scale, error.argmin(axis=1)[:, None], axis=1)[:, 0]
-    return _settle(filters, integers[:, 0], best)
+    # The error is rugged in the clip, the more so the more levels there are: step by half a level.
+    step = min(0.02, 0.5 / (1 << bases))
+    clips = np.exp(np.arange(np.log(1.1), np.log(0.04), -step))  # of max |w|
+    scale = peak[:, None] * clips / ((1 << bases) - 1)
+    near = np.exp(step * np.arange(-3, 4) / 4)
+    for rounds, around in ((1, near), (1, np.ones(1)), (8, np.ones(1))):
+        grid = np.broadcast_to(integers, (*scale.shape, bases))
+        fitted, error = _fit_scale(filters, grid, scale, rounds=rounds)
+        order = np.argsort(error, axis=1, kind="stable")[:, :4]
+        scale, fitted = (np.take_along_axis(each, order, axis=1) for each in (scale, fitted))
+        scale = (scale[:, :, None] * around).reshape(len(peak), -1)
+    return _settle(filters, np.tile(integers, (len(peak), 1)), fitted[:, 0])
 
 
 def _starts(filters: _Filters, fit: _Fit, grid: _Fit, seed: int) -> F64:
