@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
- * A 64-bit checksum that guards weights against damage (not against intent). Each little-endian word is mixed with its position,
- * one to one, and the results are added up: a change within one word always shows, changes in several practically always, and the
- * words can be summed in any order. compiler/bdcc/codegen/checksum.py computes the same. */
+ * A 64-bit checksum that guards weights against damage (not against intent). Each little-endian word is mixed with its
+ * position, one to one, and the results are added up: a change within one word always shows, changes in several
+ * practically always, and the words can be summed in any order. compiler/bdcc/codegen/checksum.py computes the same. */
 #ifndef BDCC_CHECKSUM_H
 #define BDCC_CHECKSUM_H
 

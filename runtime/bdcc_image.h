@@ -6,7 +6,8 @@
 #include "bdcc_base.h"
 
 /* float32 [C][H][W] -> [H][W][C]. */
-BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, int32_t h, int32_t w, float *BDCC_RESTRICT nhwc) {
+BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, int32_t h, int32_t w,
+                                  float *BDCC_RESTRICT nhwc) {
     const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
     for (size_t p = 0; p < pixels; ++p) {
         for (size_t i = 0; i < channels; ++i) nhwc[p * channels + i] = nchw[i * pixels + p];
@@ -14,7 +15,8 @@ BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, in
 }
 
 /* float32 [H][W][C] -> [C][H][W]. */
-BDCC_INLINE void bdcc_output_float(const float *BDCC_RESTRICT nhwc, int32_t c, int32_t h, int32_t w, float *BDCC_RESTRICT nchw) {
+BDCC_INLINE void bdcc_output_float(const float *BDCC_RESTRICT nhwc, int32_t c, int32_t h, int32_t w,
+                                   float *BDCC_RESTRICT nchw) {
     const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
     for (size_t p = 0; p < pixels; ++p) {
         for (size_t i = 0; i < channels; ++i) nchw[i * pixels + p] = nhwc[p * channels + i];
@@ -23,7 +25,8 @@ BDCC_INLINE void bdcc_output_float(const float *BDCC_RESTRICT nhwc, int32_t c, i
 
 /* Pixels of c bytes in rows row_bytes apart -> float32 [H][W][C]: channel i is table[i][byte order[i] of the pixel]. */
 BDCC_INLINE void bdcc_input_u8(const uint8_t *BDCC_RESTRICT pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w,
-                               const float *BDCC_RESTRICT table, const uint8_t *BDCC_RESTRICT order, float *BDCC_RESTRICT nhwc) {
+                               const float *BDCC_RESTRICT table, const uint8_t *BDCC_RESTRICT order,
+                               float *BDCC_RESTRICT nhwc) {
     for (int32_t y = 0; y < h; ++y) {
         const uint8_t *pixel = pixels + (size_t)y * row_bytes;
         for (int32_t x = 0; x < w; ++x, pixel += c, nhwc += c) {
@@ -38,13 +41,15 @@ typedef struct {
 } bdcc_resize_t;
 
 /* The whole picture, whatever its proportions. */
-BDCC_INLINE bdcc_resize_t bdcc_resize_stretch(int32_t in_w, int32_t in_h, int32_t channels, int32_t out_w, int32_t out_h) {
+BDCC_INLINE bdcc_resize_t bdcc_resize_stretch(int32_t in_w, int32_t in_h, int32_t channels, int32_t out_w,
+                                              int32_t out_h) {
     const bdcc_resize_t r = { in_w, in_h, channels, out_w, out_h, 0, 0, out_w, out_h };
     return r;
 }
 
 /* The shorter side scaled to `shorter`, then the centre. */
-BDCC_INLINE bdcc_resize_t bdcc_resize_crop(int32_t in_w, int32_t in_h, int32_t channels, int32_t out_w, int32_t out_h, int32_t shorter) {
+BDCC_INLINE bdcc_resize_t bdcc_resize_crop(int32_t in_w, int32_t in_h, int32_t channels, int32_t out_w, int32_t out_h,
+                                           int32_t shorter) {
     bdcc_resize_t r = { in_w, in_h, channels, 0, 0, 0, 0, out_w, out_h };
     const int64_t least = in_w < in_h ? in_w : in_h;
     if (least < 1) return r;
@@ -60,7 +65,8 @@ BDCC_INLINE bdcc_resize_t bdcc_resize_crop(int32_t in_w, int32_t in_h, int32_t c
 #define BDCC_RESIZE_LIMIT (INT32_C(1) << 20) /* longest side, before and after */
 #define BDCC_RESIZE_BITS 22                  /* of a weight's fraction: 8 for the pixel and 2 to spare make 32 */
 
-/* Half the width of the triangle that weighs input pixels: it grows with the factor of a reduction, so that all of them count. */
+/* Half the width of the triangle that weighs input pixels: it grows with the factor of a reduction, so that all of them
+ * count. */
 BDCC_INLINE double bdcc_resize_support(int32_t in, int32_t full) { return in > full ? (double)in / (double)full : 1.0; }
 
 /* Most input pixels that one output pixel sees. */
@@ -75,7 +81,8 @@ BDCC_INLINE size_t bdcc_resize_scratch_bytes(const bdcc_resize_t *r) {
     for (size_t i = 0; i < sizeof least / sizeof least[0]; ++i) {
         if (least[i] < 1 || least[i] > BDCC_RESIZE_LIMIT) return 0;
     }
-    if (r->channels > 4 || r->left < 0 || r->top < 0 || r->left > r->full_w - r->out_w || r->top > r->full_h - r->out_h) return 0;
+    if (r->channels > 4 || r->left < 0 || r->top < 0 || r->left > r->full_w - r->out_w || r->top > r->full_h - r->out_h)
+        return 0;
     const uint64_t across = bdcc_resize_taps(r->in_w, r->full_w), down = bdcc_resize_taps(r->in_h, r->full_h);
     const uint64_t width = (uint64_t)r->out_w;
     const uint64_t bytes = 4 * (width * (across + 2) + down) + down * width * (uint64_t)r->channels;
@@ -110,11 +117,11 @@ BDCC_INLINE uint8_t bdcc_resize_round(uint32_t sum) {
     return (uint8_t)(value < 255 ? value : 255);
 }
 
-/* Rows of `channels`-byte pixels, row_bytes apart -> uint8 [out_h][out_w][channels]. Antialiased bilinear, first across, then down, each
- * pass rounded to bytes. Each input row is scaled once, into a ring of as many rows as one output row can see.
- * 0, or -1 if the geometry is impossible or scratch too small or not aligned to 4 bytes. */
-BDCC_INLINE int bdcc_resize(const bdcc_resize_t *r, const uint8_t *BDCC_RESTRICT pixels, size_t row_bytes, uint8_t *BDCC_RESTRICT out,
-                            void *BDCC_RESTRICT scratch, size_t scratch_bytes) {
+/* Rows of `channels`-byte pixels, row_bytes apart -> uint8 [out_h][out_w][channels]. Antialiased bilinear, first
+ * across, then down, each pass rounded to bytes. Each input row is scaled once, into a ring of as many rows as one
+ * output row can see. 0, or -1 if the geometry is impossible or scratch too small or not aligned to 4 bytes. */
+BDCC_INLINE int bdcc_resize(const bdcc_resize_t *r, const uint8_t *BDCC_RESTRICT pixels, size_t row_bytes,
+                            uint8_t *BDCC_RESTRICT out, void *BDCC_RESTRICT scratch, size_t scratch_bytes) {
     const size_t needed = bdcc_resize_scratch_bytes(r);
     if (needed == 0 || scratch_bytes < needed || ((uintptr_t)scratch & 3) != 0) return -1;
     const size_t across = bdcc_resize_taps(r->in_w, r->full_w), down = bdcc_resize_taps(r->in_h, r->full_h);
@@ -161,7 +168,8 @@ BDCC_INLINE int bdcc_ranks_before(float a, int32_t index_a, float b, int32_t ind
     return index_a < index_b;
 }
 
-/* Indices of the k (at most n) best of v, best first. One pass per place: each takes the best of what ranks behind the last. */
+/* Indices of the k (at most n) best of v, best first. One pass per place: each takes the best of what ranks behind the
+ * last. */
 BDCC_INLINE void bdcc_top_k(const float *v, int32_t n, int32_t k, int32_t *index) {
     for (int32_t place = 0; place < k && place < n; ++place) {
         int32_t best = -1;

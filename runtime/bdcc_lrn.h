@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
- * Local response normalisation across channels, by square roots: y = x / (bias + alpha/size * sum of squares)^(quarters/4). */
+ * Local response normalisation across channels, by square roots: y = x / (bias + alpha/size * sum of
+ * squares)^(quarters/4). */
 #ifndef BDCC_LRN_H
 #define BDCC_LRN_H
 
@@ -28,10 +29,10 @@ BDCC_INLINE void bdcc_lrn_divide(const float *BDCC_RESTRICT x, int32_t n, int32_
     }
 }
 
-/* x, y float32 [pixels][channels], not the same; beta_quarters 1 .. 16. The sums of squares are built up in y, one neighbour at a
- * time for all channels: ascending for each of them. */
-BDCC_INLINE void bdcc_lrn(const float *BDCC_RESTRICT x, int32_t pixels, int32_t channels, int32_t size, float alpha_over_size,
-                          float bias, int32_t beta_quarters, float *BDCC_RESTRICT y) {
+/* x, y float32 [pixels][channels], not the same; beta_quarters 1 .. 16. The sums of squares are built up in y, one
+ * neighbour at a time for all channels: ascending for each of them. */
+BDCC_INLINE void bdcc_lrn(const float *BDCC_RESTRICT x, int32_t pixels, int32_t channels, int32_t size,
+                          float alpha_over_size, float bias, int32_t beta_quarters, float *BDCC_RESTRICT y) {
     for (int32_t p = 0; p < pixels; ++p, x += channels, y += channels) {
         for (int32_t c = 0; c < channels; ++c) y[c] = 0.0f;
         for (int32_t shift = -((size - 1) / 2); shift <= size / 2; ++shift) {

@@ -20,7 +20,8 @@
 #define BDCC_INDEPENDENT
 #endif
 
-/* Makes a variable's value unknown to the optimizer. gcc turns a clamp between constants into branches, and then cannot vectorise. */
+/* Makes a variable's value unknown to the optimizer. gcc turns a clamp between constants into branches, and then cannot
+ * vectorise. */
 #if defined(__GNUC__)
 #define BDCC_OPAQUE(variable) __asm__("" : "+m"(variable))
 #else
@@ -44,7 +45,8 @@ BDCC_INLINE void bdcc_relu(const float *BDCC_RESTRICT x, size_t n, float *BDCC_R
     for (size_t i = 0; i < n; ++i) y[i] = bdcc_canonical(bdcc_relu1(x[i]));
 }
 
-/* y = sqrt(x). By instruction where there is a vector one: with errno the compiler would call the library for each value. */
+/* y = sqrt(x). By instruction where there is a vector one: with errno the compiler would call the library for each
+ * value. */
 BDCC_INLINE void bdcc_sqrt(const float *BDCC_RESTRICT x, int32_t n, float *BDCC_RESTRICT y) {
     int32_t i = 0;
 #if BDCC_X86
@@ -58,8 +60,8 @@ BDCC_INLINE void bdcc_sqrt(const float *BDCC_RESTRICT x, int32_t n, float *BDCC_
 #endif
 }
 
-/* exp(x) by a polynomial: the same bits everywhere, within 2 units in the last place. The clamp to -87 .. 88 (which turns a NaN
- * into a number too) keeps 2^n a normal float; what it hid is put back at the end. */
+/* exp(x) by a polynomial: the same bits everywhere, within 2 units in the last place. The clamp to -87 .. 88 (which
+ * turns a NaN into a number too) keeps 2^n a normal float; what it hid is put back at the end. */
 BDCC_INLINE float bdcc_exp(float x) {
     float inside = x >= -87.0f ? x : -87.0f;
     inside = inside <= 88.0f ? inside : 88.0f;

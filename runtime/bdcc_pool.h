@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: 0BSD
- * Pools over feature maps [H][W][C]. Every loop runs over the channels of one output pixel, so any window vectorises. */
+ * Pools over feature maps [H][W][C]. Every loop runs over the channels of one output pixel, so any window vectorises.
+ */
 #ifndef BDCC_POOL_H
 #define BDCC_POOL_H
 
 #include "bdcc_numeric.h"
 
 typedef struct {
-    int32_t in_h, in_w, channels, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    int32_t in_h, in_w, channels, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h,
+        dilation_w;
     int32_t pad_bottom, pad_right, count_include_pad; /* the average pool's divisor */
 } bdcc_pool_t;
 
@@ -65,8 +67,8 @@ BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RES
     }
 }
 
-/* Divisor: the positions inside the input, or with count_include_pad inside the padded input; those that ceil_mode adds beyond
- * never count. */
+/* Divisor: the positions inside the input, or with count_include_pad inside the padded input; those that ceil_mode adds
+ * beyond never count. */
 BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y) {
     const int32_t channels = g->channels;
     const int32_t padded_h = g->pad_top + g->in_h + g->pad_bottom, padded_w = g->pad_left + g->in_w + g->pad_right;
@@ -77,7 +79,8 @@ BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTR
         for (int32_t ox = 0; ox < g->out_w; ++ox, y += channels) {
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             const bdcc_span_t counted_columns =
-                g->count_include_pad ? bdcc_taps_inside(ox * g->stride_w, padded_w, g->kernel_w, g->dilation_w) : columns;
+                g->count_include_pad ? bdcc_taps_inside(ox * g->stride_w, padded_w, g->kernel_w, g->dilation_w)
+                                     : columns;
             const float count =
                 (float)((counted_rows.end - counted_rows.first) * (counted_columns.end - counted_columns.first));
             for (int32_t c = 0; c < channels; ++c) y[c] = 0.0f;
@@ -94,7 +97,8 @@ BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTR
 }
 
 /* x float32 [pixels][channels] -> y float32 [channels]. */
-BDCC_INLINE void bdcc_global_average_pool(const float *BDCC_RESTRICT x, int32_t pixels, int32_t channels, float *BDCC_RESTRICT y) {
+BDCC_INLINE void bdcc_global_average_pool(const float *BDCC_RESTRICT x, int32_t pixels, int32_t channels,
+                                          float *BDCC_RESTRICT y) {
     for (int32_t c = 0; c < channels; ++c) y[c] = 0.0f;
     for (int32_t p = 0; p < pixels; ++p, x += channels) {
         BDCC_INDEPENDENT

@@ -66,10 +66,11 @@ BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bi
     return q;
 }
 
-/* What a dynamic range does to a layer's constants: scale_out = s * delta, bias_out = bias - (scale_out * zero_point) * wsum. */
-BDCC_INLINE void bdcc_dynamic_constants(const float *BDCC_RESTRICT s, const float *BDCC_RESTRICT bias, const float *BDCC_RESTRICT wsum,
-                                        int32_t n, float delta, int32_t zero_point, float *BDCC_RESTRICT scale_out,
-                                        float *BDCC_RESTRICT bias_out) {
+/* What a dynamic range does to a layer's constants: scale_out = s * delta, bias_out = bias - (scale_out * zero_point) *
+ * wsum. */
+BDCC_INLINE void bdcc_dynamic_constants(const float *BDCC_RESTRICT s, const float *BDCC_RESTRICT bias,
+                                        const float *BDCC_RESTRICT wsum, int32_t n, float delta, int32_t zero_point,
+                                        float *BDCC_RESTRICT scale_out, float *BDCC_RESTRICT bias_out) {
     const float zero = (float)zero_point;
     BDCC_INDEPENDENT
     for (int32_t i = 0; i < n; ++i) {
@@ -79,7 +80,8 @@ BDCC_INLINE void bdcc_dynamic_constants(const float *BDCC_RESTRICT s, const floa
     }
 }
 
-/* y = scale * y_int + bias of a decomposed layer: y_int int32 [pixels][stride], of which `channels` are used; out [pixels][out_stride]. */
+/* y = scale * y_int + bias of a decomposed layer: y_int int32 [pixels][stride], of which `channels` are used; out
+ * [pixels][out_stride]. */
 BDCC_INLINE void bdcc_epilogue_float(const int32_t *BDCC_RESTRICT y, int32_t pixels, int32_t channels, int32_t stride,
                                      const float *BDCC_RESTRICT scale, const float *BDCC_RESTRICT bias, int relu,
                                      float *BDCC_RESTRICT out, int32_t out_stride) {
@@ -96,8 +98,8 @@ BDCC_INLINE void bdcc_epilogue_float(const int32_t *BDCC_RESTRICT y, int32_t pix
 
 /* The same, straight to the codes that the next layer reads. */
 BDCC_INLINE void bdcc_epilogue_codes(const int32_t *BDCC_RESTRICT y, int32_t pixels, int32_t channels, int32_t stride,
-                                     const float *BDCC_RESTRICT scale, const float *BDCC_RESTRICT bias, int relu, bdcc_quant_t q,
-                                     uint8_t *BDCC_RESTRICT out, int32_t out_stride) {
+                                     const float *BDCC_RESTRICT scale, const float *BDCC_RESTRICT bias, int relu,
+                                     bdcc_quant_t q, uint8_t *BDCC_RESTRICT out, int32_t out_stride) {
     BDCC_OPAQUE(q);
     for (int32_t p = 0; p < pixels; ++p) {
         const int32_t *row = y + (size_t)p * (size_t)stride;

@@ -37,10 +37,12 @@ BDCC_UNUSED static int32_t random_below(int32_t n) { return (int32_t)(random_u32
 
 BDCC_UNUSED static float random_float(void) { return ((float)random_below(2000001) - 1000000.0f) * 1e-5f; }
 
-/* One in eight is a value that breaks things: NaN of any sign and payload, infinities, zeros of both signs, huge, subnormal. */
+/* One in eight is a value that breaks things: NaN of any sign and payload, infinities, zeros of both signs, huge,
+ * subnormal. */
 BDCC_UNUSED static float hard_float(void) {
-    static const uint32_t hard[] = { 0x7FC00000u, 0xFFC00001u, 0x7F800000u, 0xFF800000u, 0x80000000u, 0x00000000u, 0x7F7FFFFFu,
-                                     0xFF7FFFFFu, 0x00000001u, 0x807FFFFFu, 0x3F000000u, 0xBF000000u, 0x40200000u, 0xC0200000u };
+    static const uint32_t hard[] = { 0x7FC00000u, 0xFFC00001u, 0x7F800000u, 0xFF800000u, 0x80000000u,
+                                     0x00000000u, 0x7F7FFFFFu, 0xFF7FFFFFu, 0x00000001u, 0x807FFFFFu,
+                                     0x3F000000u, 0xBF000000u, 0x40200000u, 0xC0200000u };
     if (random_u32() % 8 != 0) return random_float();
     return bdcc_float_from_bits(hard[random_u32() % (sizeof hard / sizeof hard[0])]);
 }
@@ -57,8 +59,8 @@ BDCC_UNUSED static void check_floats(const char *what, const float *got, const f
     for (size_t i = 0; i < n; ++i) {
         if (bdcc_float_bits(got[i]) == bdcc_float_bits(want[i])) continue;
         ++failures;
-        printf("%s: value %zu of %zu is %.9g (%08x), not %.9g (%08x)\n", what, i, n, (double)got[i], (unsigned)bdcc_float_bits(got[i]),
-               (double)want[i], (unsigned)bdcc_float_bits(want[i]));
+        printf("%s: value %zu of %zu is %.9g (%08x), not %.9g (%08x)\n", what, i, n, (double)got[i],
+               (unsigned)bdcc_float_bits(got[i]), (double)want[i], (unsigned)bdcc_float_bits(want[i]));
         return;
     }
 }
@@ -72,7 +74,7 @@ BDCC_UNUSED static void check_bytes(const char *what, const uint8_t *got, const 
     }
 }
 
-static int report(const char *name) {
+BDCC_UNUSED static int report(const char *name) {
     printf("%s: %s\n", name, failures == 0 ? "ok" : "FAILED");
     return failures != 0;
 }

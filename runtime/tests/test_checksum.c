@@ -23,7 +23,7 @@ int main(void) {
         for (size_t bit = 0; bit < 8 * bytes; ++bit) {
             data[bit / 8] ^= (uint8_t)(1u << bit % 8);
             CHECK(bdcc_checksum(data, bytes) != sum);
-            for (size_t other = bit % 64; other < bit; other += 64) { /* the same bit of two words, the sign bits among them */
+            for (size_t other = bit % 64; other < bit; other += 64) { /* the same bit of two words: signs, for one */
                 data[other / 8] ^= (uint8_t)(1u << other % 8);
                 CHECK(bdcc_checksum(data, bytes) != sum);
                 data[other / 8] ^= (uint8_t)(1u << other % 8);

@@ -18,7 +18,8 @@ static void conv_ref(const bdcc_conv_t *g, const float *x, const float *w, const
                         if (iy < 0 || iy >= g->in_h || ix < 0 || ix >= g->in_w) continue;
                         for (int32_t c = 0; c < channels; ++c) {
                             const int32_t tap = ((group * g->kernel_h + kh) * g->kernel_w + kw) * channels + c;
-                            volatile float product = x[(iy * g->in_w + ix) * g->in_c + group * channels + c] * w[tap * filters + o % filters];
+                            volatile float product = x[(iy * g->in_w + ix) * g->in_c + group * channels + c] *
+                                                     w[tap * filters + o % filters];
                             sum = sum + product;
                         }
                     }
@@ -53,11 +54,11 @@ static void test_conv(void) {
         { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1 },
         { 13, 13, 7, 13, 13, 19, 3, 3, 1, 1, 1, 1, 1, 1, 1 },
         { 23, 27, 3, 4, 5, 16, 11, 11, 4, 4, 0, 0, 1, 1, 1 },
-        { 9, 9, 4, 9, 9, 6, 5, 5, 1, 1, 2, 2, 1, 1, 2 },      /* groups */
-        { 9, 11, 8, 5, 6, 8, 3, 3, 2, 2, 1, 1, 1, 1, 8 },     /* depthwise */
-        { 8, 10, 5, 8, 6, 33, 3, 3, 1, 1, 2, 0, 2, 2, 1 },    /* dilation, padded above and below only */
-        { 4, 3, 2, 4, 3, 9, 7, 7, 1, 1, 3, 3, 1, 1, 1 },      /* a kernel wider than the map */
-        { 2, 2, 3, 5, 6, 5, 2, 1, 1, 1, 2, 2, 1, 1, 1 },      /* outputs that see only padding */
+        { 9, 9, 4, 9, 9, 6, 5, 5, 1, 1, 2, 2, 1, 1, 2 },   /* groups */
+        { 9, 11, 8, 5, 6, 8, 3, 3, 2, 2, 1, 1, 1, 1, 8 },  /* depthwise */
+        { 8, 10, 5, 8, 6, 33, 3, 3, 1, 1, 2, 0, 2, 2, 1 }, /* dilation, padded above and below only */
+        { 4, 3, 2, 4, 3, 9, 7, 7, 1, 1, 3, 3, 1, 1, 1 },   /* a kernel wider than the map */
+        { 2, 2, 3, 5, 6, 5, 2, 1, 1, 1, 2, 2, 1, 1, 1 },   /* outputs that see only padding */
         { 5, 1, 6, 3, 1, 8, 3, 1, 1, 1, 0, 0, 1, 1, 1 },
         { 3, 40, 1, 1, 13, 2, 3, 4, 1, 3, 0, 0, 1, 1, 1 },
         { 6, 6, 6, 6, 6, 6, 3, 3, 1, 1, 2, 2, 2, 2, 3 },
@@ -72,7 +73,8 @@ static void test_dense(void) {
     for (int32_t k = 1; k < 12; ++k) {
         for (int32_t n = 1; n < 36; n += k % 3 + 1) {
             const bdcc_conv_t g = { 1, 1, k, 1, 1, n, 1, 1, 1, 1, 0, 0, 1, 1, 1 };
-            float *x = floats((size_t)k, hard_float), *w = floats((size_t)(k * n), random_float), *bias = floats((size_t)n, hard_float);
+            float *x = floats((size_t)k, hard_float), *w = floats((size_t)(k * n), random_float),
+                  *bias = floats((size_t)n, hard_float);
             float *got = floats((size_t)n, hard_float), *want = room((size_t)n, sizeof(float));
             conv_ref(&g, x, w, bias, n % 2, want);
             bdcc_dense_float(x, w, bias, k, n, n % 2, got);

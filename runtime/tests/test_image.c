@@ -55,13 +55,15 @@ static void check_resize(bdcc_resize_t r) {
     const size_t bytes = (size_t)(r.in_h - 1) * row + (size_t)r.in_w * channels, need = bdcc_resize_scratch_bytes(&r);
     uint8_t *pixels = room(bytes, 1), *out = room((size_t)r.out_h * wide, 1), *across = room((size_t)r.in_h * wide, 1);
     void *scratch = room(need, 1);
-    for (size_t i = 0; i < bytes; ++i) pixels[i] = random_u32() % 3 ? (uint8_t)random_u32() : (uint8_t)(random_u32() % 2 * 255);
+    for (size_t i = 0; i < bytes; ++i)
+        pixels[i] = random_u32() % 3 ? (uint8_t)random_u32() : (uint8_t)(random_u32() % 2 * 255);
     CHECK(need > 0 && bdcc_resize(&r, pixels, row, out, scratch, need) == 0);
     CHECK(bdcc_resize(&r, pixels, row, out, scratch, need - 1) == -1);
     for (size_t y = 0; y < (size_t)r.in_h; ++y) {
         for (size_t i = 0; i < wide; ++i) {
             const uint8_t *line = pixels + y * row + i % channels;
-            across[y * wide + i] = (uint8_t)floor(sample(line, r.in_w, channels, r.full_w, r.left + (int32_t)(i / channels)) + 0.5);
+            across[y * wide + i] =
+                (uint8_t)floor(sample(line, r.in_w, channels, r.full_w, r.left + (int32_t)(i / channels)) + 0.5);
         }
     }
     for (int32_t y = 0; y < r.out_h; ++y) {
@@ -99,12 +101,9 @@ static void test_resize(void) {
     CHECK(crop.full_w == 341 && crop.full_h == 256 && crop.left == 58 && crop.top == 16);
     uint32_t words[8];
     const bdcc_resize_t impossible[] = {
-        bdcc_resize_stretch(0, 4, 3, 2, 2),
-        bdcc_resize_stretch(4, 4, 5, 2, 2),
-        bdcc_resize_stretch(4, 4, 3, 2, -1),
-        bdcc_resize_stretch(4, 4, 3, INT32_MAX, 1),
-        bdcc_resize_crop(4, 4, 3, 8, 8, 7),
-        bdcc_resize_crop(0, 4, 3, 8, 8, 8),
+        bdcc_resize_stretch(0, 4, 3, 2, 2),         bdcc_resize_stretch(4, 4, 5, 2, 2),
+        bdcc_resize_stretch(4, 4, 3, 2, -1),        bdcc_resize_stretch(4, 4, 3, INT32_MAX, 1),
+        bdcc_resize_crop(4, 4, 3, 8, 8, 7),         bdcc_resize_crop(0, 4, 3, 8, 8, 8),
         bdcc_resize_crop(1, INT32_MAX, 3, 8, 8, 8),
     };
     for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; ++i) {

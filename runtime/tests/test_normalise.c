@@ -5,7 +5,8 @@
 
 #include "check.h"
 
-static float lrn_ref(const float *x, int32_t channels, int32_t c, int32_t size, float alpha_over_size, float bias, int32_t quarters) {
+static float lrn_ref(const float *x, int32_t channels, int32_t c, int32_t size, float alpha_over_size, float bias,
+                     int32_t quarters) {
     volatile float sum = 0.0f, power = 1.0f; /* volatile: each operation is rounded by itself */
     for (int32_t i = c - (size - 1) / 2; i <= c + size / 2; ++i) {
         if (i < 0 || i >= channels) continue;
@@ -20,7 +21,8 @@ static float lrn_ref(const float *x, int32_t channels, int32_t c, int32_t size, 
     return plain_canonical(x[c] / power);
 }
 
-static void check_lrn(int32_t channels, int32_t size, float alpha_over_size, float bias, int32_t quarters, float (*next)(void)) {
+static void check_lrn(int32_t channels, int32_t size, float alpha_over_size, float bias, int32_t quarters,
+                      float (*next)(void)) {
     enum { PIXELS = 2 };
     const size_t n = (size_t)(PIXELS * channels);
     float *x = floats(n, next), *got = floats(n, hard_float), *want = room(n, sizeof(float));
@@ -39,14 +41,16 @@ static void test_lrn(void) {
     for (int32_t channels = 1; channels < 12; ++channels) { /* windows wider than the channels too */
         for (int32_t size = 1; size < 12; ++size) check_lrn(channels, size, 0.02f, 1.0f, 3, hard_float);
     }
-    for (int32_t quarters = 1; quarters <= 16; ++quarters) check_lrn(BDCC_BLOCK + 3, 5, 2e-5f, 2.0f, quarters, hard_float);
+    for (int32_t quarters = 1; quarters <= 16; ++quarters)
+        check_lrn(BDCC_BLOCK + 3, 5, 2e-5f, 2.0f, quarters, hard_float);
     check_lrn(96, 5, 2e-5f, 1.0f, 3, random_float);
     check_lrn(2 * BDCC_BLOCK, 4, 0.5f, 0.0f, 2, random_float);
     check_lrn(7, 3, 0.5f, -30.0f, 3, random_float); /* the root of a negative number is the canonical NaN */
 }
 
 static void check_softmax(const float *x, int32_t channels) {
-    float *got = floats((size_t)channels, random_float), *want = room((size_t)channels, sizeof(float)), largest = x[0], sum = 0.0f;
+    float *got = floats((size_t)channels, random_float), *want = room((size_t)channels, sizeof(float)), largest = x[0],
+          sum = 0.0f;
     for (int32_t c = 1; c < channels; ++c) largest = x[c] > largest || isnan(x[c]) ? x[c] : largest;
     for (int32_t c = 0; c < channels; ++c) sum += want[c] = bdcc_exp(x[c] - largest);
     for (int32_t c = 0; c < channels; ++c) want[c] = plain_canonical(want[c] / sum);
@@ -58,8 +62,13 @@ static void check_softmax(const float *x, int32_t channels) {
 
 static void test_softmax(void) {
     static const float edges[][3] = {
-        { 0.0f, -0.0f, 0.0f },       { 1e30f, 0.0f, -1e30f },    { INFINITY, 0.0f, 1.0f },      { -INFINITY, 0.0f, 1.0f },
-        { NAN, 0.0f, 1.0f },         { 0.0f, 1.0f, NAN },        { -INFINITY, -INFINITY, -INFINITY },
+        { 0.0f, -0.0f, 0.0f },
+        { 1e30f, 0.0f, -1e30f },
+        { INFINITY, 0.0f, 1.0f },
+        { -INFINITY, 0.0f, 1.0f },
+        { NAN, 0.0f, 1.0f },
+        { 0.0f, 1.0f, NAN },
+        { -INFINITY, -INFINITY, -INFINITY },
     };
     for (size_t i = 0; i < sizeof edges / sizeof edges[0]; ++i) check_softmax(edges[i], 3);
     for (int32_t channels = 1; channels < 40; ++channels) {

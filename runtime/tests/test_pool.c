@@ -29,7 +29,8 @@ static float pool_ref(const bdcc_pool_t *g, const float *x, int32_t oy, int32_t 
 }
 
 static void check_pools(const bdcc_pool_t *g) {
-    const size_t inputs = (size_t)(g->in_h * g->in_w * g->channels), outputs = (size_t)(g->out_h * g->out_w * g->channels);
+    const size_t inputs = (size_t)(g->in_h * g->in_w * g->channels),
+                 outputs = (size_t)(g->out_h * g->out_w * g->channels);
     const bdcc_quant_t q = { 1.5f, 3, 15 };
     float *x = floats(inputs, hard_float), *got = floats(outputs, random_float), *want = room(outputs, sizeof(float));
     uint8_t *codes = room(inputs, 1), *got_codes = room(outputs, 1), *want_codes = room(outputs, 1);
@@ -71,12 +72,12 @@ static void test_pools(void) {
         { 13, 13, 35, 6, 6, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 },
         { 7, 5, 16, 4, 3, 3, 2, 2, 2, 1, 0, 1, 1, 1, 1, 0 },
         { 7, 5, 3, 4, 3, 3, 2, 2, 2, 1, 0, 1, 1, 1, 1, 1 },
-        { 6, 6, 17, 3, 3, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 },  /* ceil_mode: the last window is cut off */
+        { 6, 6, 17, 3, 3, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 }, /* ceil_mode: the last window is cut off */
         { 6, 6, 17, 3, 3, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 1 },
-        { 6, 6, 5, 4, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1 },   /* ceil_mode beyond the padding: not counted */
+        { 6, 6, 5, 4, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1 }, /* ceil_mode beyond the padding: not counted */
         { 9, 8, 4, 5, 4, 3, 3, 1, 1, 0, 0, 2, 2, 0, 0, 0 },
         { 5, 5, 2, 5, 5, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1 },
-        { 2, 2, 3, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 2, 2, 0 },   /* windows with no valid position */
+        { 2, 2, 3, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 2, 2, 0 }, /* windows with no valid position */
         { 3, 9, 1, 1, 4, 3, 2, 3, 2, 0, 0, 1, 1, 0, 0, 0 },
     };
     for (size_t i = 0; i < sizeof geometries / sizeof geometries[0]; ++i) {

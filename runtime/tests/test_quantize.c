@@ -67,10 +67,12 @@ static void check_dynamic_range(const float *x, size_t n) {
 
 static void test_dynamic_range(void) {
     static const float edges[][3] = {
-        { 0.0f, 0.0f, 0.0f },        { -0.0f, -0.0f, -0.0f },      { 3.0f, 3.0f, 3.0f },         { -3.0f, -2.0f, -1.0f },
-        { 1.0f, 2.0f, 3.0f },        { NAN, NAN, NAN },            { NAN, -1.0f, 5.0f },         { INFINITY, 0.0f, 1.0f },
-        { -INFINITY, 0.0f, 1.0f },   { -INFINITY, INFINITY, NAN }, { 1e-38f, -1e-38f, 0.0f },    { 3e38f, -3e38f, 0.0f },
-        { 0x1p-100f, 0.0f, 0.0f },   { -0x1p-93f, 0.0f, 0.0f },    { 0x1p+108f, 0.0f, -1.0f },   { 1e-45f, 0.0f, 0.0f },
+        { 0.0f, 0.0f, 0.0f },         { -0.0f, -0.0f, -0.0f },   { 3.0f, 3.0f, 3.0f },
+        { -3.0f, -2.0f, -1.0f },      { 1.0f, 2.0f, 3.0f },      { NAN, NAN, NAN },
+        { NAN, -1.0f, 5.0f },         { INFINITY, 0.0f, 1.0f },  { -INFINITY, 0.0f, 1.0f },
+        { -INFINITY, INFINITY, NAN }, { 1e-38f, -1e-38f, 0.0f }, { 3e38f, -3e38f, 0.0f },
+        { 0x1p-100f, 0.0f, 0.0f },    { -0x1p-93f, 0.0f, 0.0f }, { 0x1p+108f, 0.0f, -1.0f },
+        { 1e-45f, 0.0f, 0.0f },
     };
     for (size_t i = 0; i < sizeof edges / sizeof edges[0]; ++i) check_dynamic_range(edges[i], 3);
     for (size_t n = 0; n < 70; ++n) { /* lanes and tail; an extreme may sit in any of them */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""The checksum of runtime/bdcc_checksum.h, over arrays: the two give the same number for the same bytes."""
+"""The checksum of runtime/bdcc_checksum.h over arrays: both give the same for the same bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checksum(data: bytes | bytearray | memoryview | npt.NDArray[np.uint8]) -> in
     """bdcc_checksum of `data` (bytes, or a contiguous uint8 array): a number below 2^64."""
     octets = np.frombuffer(data, np.uint8)
     words = octets[: octets.size // 8 * 8].view("<u8")
-    steps = (np.arange(1, CHUNK + 1, dtype=np.uint64)) * np.uint64(STEP)
+    steps = np.arange(1, CHUNK + 1, dtype=np.uint64) * np.uint64(STEP)
     total = 0
     for start in range(0, words.size, CHUNK):
         chunk = words[start : start + CHUNK]

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: 0BSD
+ * Speed of the steps that are not the popcount product, on AlexNet's shapes, for each instruction set of this CPU. */
+#define _POSIX_C_SOURCE 199309L
+#include "bdcc_checksum.h"
+#include "bdcc_float.h"
+#include "bdcc_isa.h"
+#include "bdcc_lrn.h"
+#include "bdcc_pool.h"
+#include "bdcc_quantize.h"
+#include "bdcc_softmax.h"
+
+#include "check.h"
+
+#include <time.h>
+
+typedef struct {
+    const float *x, *w, *bias;
+    float *y;
+    uint8_t *codes;
+} data_t;
+
+static const bdcc_conv_t conv1 = { 224, 224, 3, 54, 54, 96, 11, 11, 4, 4, 0, 0, 1, 1, 1 };
+static const bdcc_conv_t conv2 = { 27, 27, 96, 27, 27, 256, 5, 5, 1, 1, 2, 2, 1, 1, 2 };
+static const bdcc_conv_t conv3 = { 13, 13, 256, 13, 13, 384, 3, 3, 1, 1, 1, 1, 1, 1, 1 };
+static const bdcc_pool_t pool1 = { 54, 54, 96, 27, 27, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 };
+static const bdcc_quant_t four_bits = { 3.0f, 0, 15 };
+enum { MAP = 54 * 54 * 96, SMALL = 27 * 27, DENSE = 4096 };
+
+/* name, what it does with `d`, units of work, unit */
+#define CASES(CASE)                                                                                             \
+    CASE(conv1, bdcc_conv_float(&conv1, d->x, d->w, d->bias, 1, d->y), 54.0 * 54 * 96 * 363, "GMAC/s")          \
+    CASE(conv2, bdcc_conv_float(&conv2, d->x, d->w, d->bias, 1, d->y), 27.0 * 27 * 256 * 1200, "GMAC/s")        \
+    CASE(conv3, bdcc_conv_float(&conv3, d->x, d->w, d->bias, 1, d->y), 169.0 * 384 * 2304, "GMAC/s")            \
+    CASE(dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")      \
+    CASE(lrn, bdcc_lrn(d->x, SMALL, 96, 5, 2e-5f, 1.0f, 3, d->y), 4.0 * SMALL * 96, "GB/s")                     \
+    CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, d->y), 4.0 * MAP, "GB/s")                                  \
+    CASE(max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes), 1.0 * MAP, "GB/s")       \
+    CASE(average_pool, bdcc_average_pool(&pool1, d->x, d->y), 4.0 * MAP, "GB/s")                                \
+    CASE(quantize, bdcc_quantize(d->x, MAP, four_bits, d->codes), 4.0 * MAP, "GB/s")                            \
+    CASE(dynamic_range, (void)bdcc_dynamic_range(d->x, MAP, 4, d->y), 4.0 * MAP, "GB/s")                        \
+    CASE(epilogue_codes,                                                                                        \
+         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w, d->bias, 1, four_bits, \
+                             d->codes, 256),                                                                    \
+         4.0 * SMALL * 256, "GB/s")                                                                             \
+    CASE(softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                            \
+    CASE(checksum, d->y[0] = (float)bdcc_checksum(d->w, 4 * DENSE * DENSE), 4.0 * DENSE * DENSE, "GB/s")
+
+typedef void (*step_t)(const data_t *d);
+typedef struct {
+    const char *name;
+    step_t step;
+    double work;
+    const char *unit;
+} case_t;
+
+#define GENERIC(name, call, work, unit) \
+    static void name##_generic(const data_t *d) { call; }
+CASES(GENERIC)
+#define GENERIC_ROW(name, call, work, unit) { #name, name##_generic, work, unit },
+static const case_t generic[] = { CASES(GENERIC_ROW) };
+#if BDCC_X86
+#define AVX2(name, call, work, unit) \
+    BDCC_TARGET_AVX2 static void name##_avx2(const data_t *d) { call; }
+CASES(AVX2)
+#define AVX2_ROW(name, call, work, unit) { #name, name##_avx2, work, unit },
+static const case_t avx2[] = { CASES(AVX2_ROW) };
+#define AVX512(name, call, work, unit) \
+    BDCC_TARGET_AVX512 static void name##_avx512(const data_t *d) { call; }
+CASES(AVX512)
+#define AVX512_ROW(name, call, work, unit) { #name, name##_avx512, work, unit },
+static const case_t avx512[] = { CASES(AVX512_ROW) };
+#endif
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Shortest of several runs: the machine may be shared. */
+static void measure(const case_t *c, const data_t *d) {
+    double best = 1e9;
+    for (int repeat = 0; repeat < 7; ++repeat) {
+        const double start = seconds();
+        double elapsed;
+        int runs = 0;
+        do {
+            c->step(d);
+            ++runs;
+            elapsed = seconds() - start;
+        } while (elapsed < 0.01);
+        best = fmin(best, elapsed / runs);
+    }
+    printf("%10.1f us %6.1f %-6s", best * 1e6, c->work / best * 1e-9, c->unit);
+}
+
+int main(void) {
+    const size_t weights = (size_t)DENSE * DENSE;
+    const data_t d = { floats(MAP, random_float), floats(weights, random_float), floats(DENSE, random_float),
+                       floats(MAP, random_float), (uint8_t *)room(MAP, 1) };
+    printf("%-15s %-24s%-24s%-24s\n", "", "   generic", "   avx2", "   avx512");
+    for (size_t i = 0; i < sizeof generic / sizeof generic[0]; ++i) {
+        printf("%-15s", generic[i].name);
+        measure(&generic[i], &d);
+#if BDCC_X86
+        if (bdcc_isa_usable(BDCC_ISA_AVX2)) measure(&avx2[i], &d);
+        if (bdcc_isa_usable(BDCC_ISA_AVX512)) measure(&avx512[i], &d);
+#endif
+        printf("\n");
+    }
+    return 0;
+}
