@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 # --- values ---------------------------------------------------------------------------------------
 
 
-class _Value(click.ParamType):
+class _Value(click.ParamType[Any]):
     """A value whose text `parse` turns into what the option means; a ValueError says what was wrong with it."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

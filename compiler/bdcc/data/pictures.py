@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Pictures:
         return array
 
     @property
+    def are_pixels(self) -> bool:
+        """Whether they are uint8 pixels, for `preprocess` to work on."""
+        return self._array().dtype == np.uint8
+
+    @property
     def images(self) -> U8 | None:
         """uint8 [N, H, W, C], or None when the pictures came preprocessed."""
         array = self._array()
@@ -91,6 +97,31 @@ class Pictures:
         state.update(self.rows.tobytes())
         state.update(b"" if self.labels is None else self.labels.tobytes())
         return state.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JoinedPictures:
+    """Several sets one after another, as one source of batches."""
+
+    parts: tuple[Pictures, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each part begins, and the end."""
+        return (0, *np.cumsum([len(part) for part in self.parts]).tolist())
+
+    def batch(self, indices: Sequence[int] | I64) -> F32:
+        """float32 [n, C, H, W]; indices ascending."""
+        chosen, starts = np.asarray(indices, np.int64), self.starts
+        inside = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(starts)]
+        return np.concatenate([p.batch(i) for p, i in zip(self.parts, inside, strict=True)])
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256("".join(part.key for part in self.parts).encode()).hexdigest()
 
 
 def read_pictures(

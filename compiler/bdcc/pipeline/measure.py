@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from bdcc.approx.evaluate import I32, ranks_of
 from bdcc.data.pictures import Pictures, Progress
-from bdcc.host.build import build
 from bdcc.host.library import Library
 from bdcc.ir.graph import F32
 from bdcc.pipeline.cache import Cache
@@ -54,7 +53,6 @@ def built_ranks(
     """
 
     def measure() -> dict[str, I32]:
-        build(project)
         with Library.open(project) as library:
             logits = library_logits(library, pictures, threads=threads, progress=progress)
         return {"ranks": ranks_of(logits, labels)}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from bdcc.approx.model import MAX_BASES, MAX_BITS
+from bdcc.approx.quantize import RangeMode
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
@@ -54,7 +55,7 @@ class CompileOptions:
     bases: tuple[int, ...] | Auto = "auto"
     q: tuple[int, ...] | Auto = "auto"
     decompose: str = "plain"
-    range: str = "clip"
+    range: RangeMode = "clip"
     search: str = "measured"
     objective: str = "latency"
     kernel: str = "auto"
@@ -135,13 +136,7 @@ class CompileOptions:
 
     @property
     def worker_count(self) -> int:
-        if isinstance(self.workers, int):
-            return self.workers
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        return self.workers if isinstance(self.workers, int) else available_cpus()
 
     def preprocess(self, graph: Graph) -> Preprocess:
         """How pictures become the graph's input; raises OptionError."""
@@ -167,6 +162,13 @@ class CompileOptions:
             else value
             for key, value in record.items()
         }
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,25 +5,27 @@ layers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bdcc.approx.evaluate import ranks_of
+from bdcc.approx.model import load_oracle
+from bdcc.approx.quantize import dequantize
 from bdcc.approx.simulate import run_float
 from bdcc.data.generate import generate_pictures
 from bdcc.data.listing import draw, list_pictures, read_classes
 from bdcc.data.pictures import Progress, read_picture, read_pictures
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import DataError, ModelError, OutputError
-from bdcc.host.build import build
-from bdcc.host.library import Library
+from bdcc.host.facts import read_facts
+from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Shape
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.measure import library_logits
+from bdcc.pipeline.options import available_cpus
 from bdcc.report.report import percent, read_report
 from bdcc.report.text import table
 
@@ -43,22 +45,19 @@ class Project:
 
 def open_project(folder: Path) -> Project:
     """Raises OutputError unless `folder` holds a project of this version of bdcc."""
+    facts = read_facts(folder)
     try:
         report = read_report(folder)
-        facts = json.loads((folder / "host" / "project.json").read_text("utf-8"))
-        return Project(
-            folder=folder,
-            report=report,
-            preprocess=Preprocess.from_json(report["preprocess"]),
-            shape=tuple(facts["input"]),
-            outputs=int(facts["outputs"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"is not a project that bdcc wrote ({error})",
-            layer=str(folder),
-            hint="Make one with bdcc compile MODEL.onnx -o OUT",
-        ) from None
+        preprocess = Preprocess.from_json(report["preprocess"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"has no readable report.json ({error})", layer=str(folder)) from None
+    return Project(
+        folder=folder,
+        report=report,
+        preprocess=preprocess,
+        shape=facts.input,
+        outputs=facts.outputs,
+    )
 
 
 def sample_pictures(project: Project, data: Path | None, *, count: int) -> F32:
@@ -78,25 +77,23 @@ def dump_layers(project: Path, x: F32, file: Path) -> None:
     """Every layer's output for the picture x, float32 [C, H, W], as .npz: arrays named step_tensor,
     in (C, H, W).
     """
-    build(project)
     with Library.open(project) as library:
         steps = library.trace(x)
     arrays = {f"{i:02d}_{step.tensor}": step.array for i, step in enumerate(steps)}
     try:
         with file.open("wb") as out:
-            np.savez(out, **arrays)
+            np.savez(out, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
 
 
 def classify(project: Project, picture: Path, *, model: Path | None) -> dict[str, Any]:
     """The first classes of a picture file by the built library; with the ONNX model also the float
-    answer and the signal-to-noise ratio of each layer, in dB (None: no noise at all)."""
+    answer and the signal-to-noise ratio of each layer."""
     pixels = read_picture(picture, shape=project.shape, preprocess=project.preprocess)
     graph = None if model is None else load_onnx(model)
     if graph is not None and graph.sha256 != project.report["model"]["sha256"]:
         raise ModelError("is not the model that this project was compiled from", layer=str(model))
-    build(project.folder)
     with Library.open(project.folder) as library:
         logits = library.run_u8(pixels)
         answer: dict[str, Any] = {"picture": picture.name, "top": _top(logits, library)}
@@ -104,12 +101,7 @@ def classify(project: Project, picture: Path, *, model: Path | None) -> dict[str
             x = project.preprocess.apply(pixels[None])[0]
             floats = run_float(graph, x)
             answer["float_top"] = _top(floats[graph.output].reshape(-1), library)
-            answer["sqnr_db"] = [
-                {"layer": step.layer, "tensor": step.tensor, "sqnr_db": ratio}
-                for step in library.trace(x)
-                if step.tensor in floats and step.bits == 0
-                for ratio in [_sqnr_db(floats[step.tensor], step.array)]
-            ]
+            answer["sqnr_db"] = _layer_ratios(project.folder, floats, library.trace(x))
     return answer
 
 
@@ -120,12 +112,35 @@ def _top(logits: F32, library: Library) -> list[dict[str, Any]]:
     ]
 
 
-def _sqnr_db(exact: F32, found: F32) -> float | None:
+def _layer_ratios(
+    folder: Path, floats: Mapping[str, F32], steps: Sequence[StepOutput]
+) -> list[dict[str, Any]]:
+    """The ratio of every step whose tensor the float model has; codes stand for delta * (q - z)."""
+    tensors = load_oracle(folder / "host" / "oracle.npz").tensors
+    rows = []
+    for step, fact in zip(steps, read_facts(folder).steps, strict=True):
+        if step.tensor not in floats:
+            continue
+        found = step.array
+        if step.bits:
+            quant = tensors[fact["quant"]]
+            assert quant.delta is not None, "codes in memory have a static range"
+            found = dequantize(found, quant.delta, quant.zero_point)
+        exact = floats[step.tensor].reshape(found.shape)
+        ratio, exactly = _sqnr_db(floats[step.tensor].reshape(found.shape), found)
+        rows.append(
+            {"layer": step.layer, "tensor": step.tensor, "sqnr_db": ratio, "exact": exactly}
+        )
+    return rows
+
+
+def _sqnr_db(exact: F32, found: F32) -> tuple[float | None, bool]:
+    """Signal-to-noise ratio in dB, None without signal or noise; and whether there is no noise."""
     signal = float(np.square(exact, dtype=np.float64).sum())
-    noise = float(np.square(exact.astype(np.float64) - found.reshape(exact.shape)).sum())
-    if noise == 0:
-        return None
-    return 10 * float(np.log10(signal / noise)) if signal else -np.inf
+    noise = float(np.square(exact.astype(np.float64) - found).sum())
+    if not (noise > 0 and signal > 0):
+        return None, noise == 0
+    return round(10 * float(np.log10(signal / noise)), 2), False
 
 
 def answer_text(answer: Mapping[str, Any]) -> str:
@@ -145,7 +160,11 @@ def answer_text(answer: Mapping[str, Any]) -> str:
         [
             item["layer"],
             item["tensor"],
-            "exact" if item["sqnr_db"] is None else f"{item['sqnr_db']:.1f}",
+            "exact"
+            if item["exact"]
+            else "-"
+            if item["sqnr_db"] is None
+            else f"{item['sqnr_db']:.1f}",
         ]
         for item in answer["sqnr_db"]
     ]
@@ -158,7 +177,7 @@ def evaluate_project(
     *,
     classes: Path | None,
     limit: int,
-    threads: int,
+    threads: int | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Accuracy of the built library on labelled pictures, in per cent."""
@@ -173,9 +192,8 @@ def evaluate_project(
         listing, rows=rows, shape=project.shape, preprocess=project.preprocess, progress=progress
     )
     assert pictures.labels is not None
-    build(project.folder)
     with Library.open(project.folder) as library:
-        logits = library_logits(library, pictures, threads=threads, progress=progress)
+        logits = library_logits(library, pictures, threads=threads or available_cpus(), progress=progress)
     ranks = ranks_of(logits, pictures.labels)
     return {
         "samples": len(pictures),

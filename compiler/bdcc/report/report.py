@@ -47,7 +47,7 @@ class Drop:
     """
 
     samples: int
-    float: float
+    float_percent: float
     measured: float
     drop_pp: float
     error_pp: float
@@ -56,7 +56,7 @@ class Drop:
     def as_json(self) -> dict[str, Any]:
         return {
             "samples": self.samples,
-            "float": self.float,
+            "float": self.float_percent,
             "measured": self.measured,
             "drop_pp": self.drop_pp,
             "drop_interval_pp": list(self.interval_pp),
@@ -84,7 +84,7 @@ def compare(float_hits: Hits, measured_hits: Hits) -> Drop:
     low, high = (100 * (centre + sign * 1.959964 * error) for sign in (-1, 1))
     return Drop(
         samples=samples,
-        float=percent(float_hits),
+        float_percent=percent(float_hits),
         measured=percent(measured_hits),
         drop_pp=round(100.0 * (int(float_hits.sum()) - int(measured_hits.sum())) / samples, 6),
         error_pp=round(100 * error, 4),

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: 0BSD
+"""The pictures of a compilation, what they are judged by, and what the float model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bdcc.approx.chunks import ChunkRunner
+from bdcc.approx.evaluate import I32, first_classes, ranks_of
+from bdcc.approx.model import DecomposedModel
+from bdcc.approx.tables import measure_logits
+from bdcc.data.generate import generate_pictures
+from bdcc.data.listing import I64, Classes, Listing, list_pictures, read_classes, split
+from bdcc.data.pictures import JoinedPictures, Pictures, Progress, read_pictures
+from bdcc.data.preprocess import PRESETS, Preprocess, make_preprocess
+from bdcc.errors import DataError
+from bdcc.ir.graph import F32, Graph, macs
+from bdcc.pipeline.cache import Cache
+from bdcc.pipeline.options import CompileOptions
+
+GENERATED = {"search": 200, "calib": 64, "holdout": 100}
+PRESET_TRIAL = 200
+TOP = {"top1": 1, "top5": 5}
+# Fewer multiplications than this take less time than starting worker processes.
+IN_PROCESS_MACS = 20e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """The pictures of each part. judge: labels, agreement or generated; class_labels: of the outputs, or empty."""
+
+    search: Pictures
+    calib: Pictures
+    holdout: Pictures
+    judge: str
+    class_labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Pictures with the labels they are judged by, and the float model's ranks of these (int32 [N])."""
+
+    pictures: Pictures
+    labels: I64
+    float_ranks: I32
+
+
+def outputs_of(graph: Graph) -> int:
+    return int(np.prod(graph.shapes[graph.output]))
+
+
+def gather(
+    graph: Graph,
+    options: CompileOptions,
+    *,
+    preprocess: Preprocess,
+    cache: Cache,
+    progress: Progress | None,
+) -> Material:
+    """The pictures that the options name, shared out, decoded and at the model's size. Raises DataError."""
+    shape, outputs, store = graph.shapes[graph.input], outputs_of(graph), cache.folder / "pictures"
+    named = None if options.classes is None else read_classes(options.classes, outputs=outputs)
+
+    def listing(path: Path, *, labelled: bool = True) -> Listing:
+        return list_pictures(path, shape=shape, outputs=outputs, classes=named, labelled=labelled)
+
+    def read(found: Listing, rows: I64 | None = None) -> Pictures:
+        return read_pictures(
+            found,
+            rows=rows,
+            shape=shape,
+            preprocess=preprocess,
+            store=store,
+            workers=options.worker_count,
+            progress=progress,
+        )
+
+    def generated(part: str) -> Pictures:
+        count = GENERATED[part]
+        if part == "search" and options.limit:
+            count = min(count, options.limit)
+        seed = options.seed * len(GENERATED) + list(GENERATED).index(part)
+        return generate_pictures(count, shape=shape, preprocess=preprocess, seed=seed, store=store)
+
+    # Everything is listed, and refused if it has to be, before anything is decoded.
+    calib = None if options.calib is None else listing(options.calib, labelled=False)
+    holdout = None if options.holdout is None else listing(options.holdout)
+    if options.data is None:
+        return Material(
+            search=generated("search"),
+            calib=generated("calib") if calib is None else read(calib),
+            holdout=generated("holdout") if holdout is None else read(holdout),
+            judge="generated",
+            class_labels=() if named is None else named.labels,
+        )
+    data = listing(options.data)
+    if data.labels is not None and holdout is not None and holdout.labels is None:
+        raise DataError("has no labels, but --data has", layer=str(options.holdout))
+    parts = split(
+        data, calib=calib is None, holdout=holdout is None, limit=options.limit, seed=options.seed
+    )
+    classes: Classes | None = named or data.classes
+    return Material(
+        search=read(data, parts.search),
+        calib=read(data, parts.calib) if calib is None else read(calib),
+        holdout=read(data, parts.holdout) if holdout is None else read(holdout),
+        judge="agreement" if data.labels is None else "labels",
+        class_labels=() if classes is None else classes.labels,
+    )
+
+
+def worker_processes(graph: Graph, pictures: int, options: CompileOptions) -> int:
+    """How many processes work on that many inferences: 0, in this one, where that is quicker."""
+    work = pictures * sum(macs(node, graph.shapes) for node in graph.nodes)
+    return 0 if work < IN_PROCESS_MACS else options.worker_count
+
+
+def judge(
+    graph: Graph,
+    material: Material,
+    options: CompileOptions,
+    *,
+    metric: str,
+    cache: Cache,
+    progress: Progress | None,
+) -> tuple[Judged, Judged, tuple[str, ...]]:
+    """Search and holdout pictures with what they are judged by, and warnings about the preprocessing."""
+    variants = _preset_variants(graph, material)
+    source = JoinedPictures(
+        parts=(material.search, material.holdout, *(pictures for _, pictures in variants))
+    )
+    store = cache.path("float", graph.sha256, source.key)
+    workers = worker_processes(graph, len(source), options)
+    with ChunkRunner(DecomposedModel(graph=graph, layers={}), source, workers=workers) as runner:
+        logits = measure_logits(runner, {}, stage="float model", store=store, progress=progress)
+    starts = source.starts
+    parts = [logits[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    agreement = material.judge != "labels"
+    judged = [
+        _judge_part(pictures, part, agreement=agreement)
+        for pictures, part in zip((material.search, material.holdout), parts[:2], strict=True)
+    ]
+    trials = [(name, p, part) for (name, p), part in zip(variants, parts[2:], strict=True)]
+    return judged[0], judged[1], tuple(_better_preset(judged[0], trials, TOP[metric]))
+
+
+def _judge_part(pictures: Pictures, logits: F32, *, agreement: bool) -> Judged:
+    labels = first_classes(logits) if agreement or pictures.labels is None else pictures.labels
+    return Judged(pictures=pictures, labels=labels, float_ranks=ranks_of(logits, labels))
+
+
+def _trial_rows(count: int) -> I64:
+    """Evenly spaced rows: pictures lie class by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, PRESET_TRIAL)).astype(np.int64))
+
+
+def _preset_variants(graph: Graph, material: Material) -> list[tuple[str, Pictures]]:
+    """Some of the search pictures under every preset that makes other numbers of them."""
+    search, shape = material.search, graph.shapes[graph.input]
+    if search.labels is None or not search.are_pixels:
+        return []
+    sample = search.subset(_trial_rows(len(search)))
+    used = search.preprocess
+    found = []
+    for name in PRESETS:
+        other = make_preprocess(shape=shape, preset=name, resize=used.resize)
+        if replace(other, preset=used.preset) != used:
+            found.append((name, replace(sample, preprocess=other)))
+    return found
+
+
+def _better_preset(
+    search: Judged, trials: Sequence[tuple[str, Pictures, F32]], top: int
+) -> list[str]:
+    """A warning if a preset is better than what was asked for by more than chance would have it."""
+    rows = _trial_rows(len(search.labels))
+    own = search.float_ranks[rows] < top
+    best: tuple[int, str] | None = None
+    for name, _, logits in trials:
+        hits = ranks_of(logits, search.labels[rows]) < top
+        won, lost = int((hits & ~own).sum()), int((own & ~hits).sum())
+        beats_chance = won - lost > 2 * np.sqrt(won + lost)
+        if beats_chance and (best is None or int(hits.sum()) > best[0]):
+            best = (int(hits.sum()), name)
+    if best is None:
+        return []
+    count = len(rows)
+    return [
+        f"on {count} pictures the float model reaches {100 * best[0] / count:.1f} % with "
+        f"--preset {best[1]}, but {100 * own.sum() / count:.1f} % with the preprocessing given"
+    ]
