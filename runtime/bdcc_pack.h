@@ -39,11 +39,11 @@ BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count,
     size_t i = 0;
 #if BDCC_X86
     for (; i + 16 <= count; i += 16) {
-        const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(codes + i));
-        for (int32_t q = 0; q < bits; q++) { /* bit q of each byte to its top, where movemask takes it */
-            const int mask = _mm_movemask_epi8(_mm_sll_epi16(v, _mm_cvtsi32_si128(7 - q)));
-            const uint16_t pair = (uint16_t)mask;
-            memcpy(planes + q * plane_stride + (ptrdiff_t)(i / 8), &pair, sizeof pair);
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(codes + i));
+        v = _mm_sll_epi16(v, _mm_cvtsi32_si128(8 - bits)); /* the top plane to the top of each byte, then the next */
+        for (int32_t q = bits - 1; q >= 0; q--, v = _mm_add_epi8(v, v)) {
+            const uint16_t mask = (uint16_t)_mm_movemask_epi8(v);
+            memcpy(planes + q * plane_stride + (ptrdiff_t)(i / 8), &mask, sizeof mask);
         }
     }
 #endif
@@ -99,32 +99,47 @@ BDCC_INLINE void bdcc_pack_direct(const bdcc_window_t *w, const uint8_t *BDCC_RE
     }
 }
 
+/* memcpy for a few dozen bytes, where calling it costs more than copying. */
+BDCC_INLINE void bdcc_copy_short(uint8_t *BDCC_RESTRICT to, const uint8_t *BDCC_RESTRICT from, size_t count) {
+    if (count >= 16) {
+        for (size_t i = 0; i + 16 <= count; i += 16) memcpy(to + i, from + i, 16);
+        memcpy(to + count - 16, from + count - 16, 16); /* the rest, and some bytes again */
+    } else if (count >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + count - 8, from + count - 8, 8);
+    } else {
+        for (size_t i = 0; i < count; i++) to[i] = from[i];
+    }
+}
+
 /* The codes of `pixels` output pixels of output row `out_y`, each kernel_h * kernel_w * channels of them:
  * planes: [bits][pixels][words * 8 bytes]; scratch: words * 64 bytes. */
 BDCC_INLINE void bdcc_gather_row(const bdcc_window_t *w, int32_t out_y, int32_t pixels, int32_t words,
                                  const uint8_t *BDCC_RESTRICT codes, uint8_t *BDCC_RESTRICT scratch,
                                  uint8_t *BDCC_RESTRICT planes) {
-    const size_t channels = (size_t)w->channels, count = (size_t)words * 64;
+    const size_t channels = (size_t)w->channels, taps = channels * (size_t)w->kernel_w, count = (size_t)words * 64;
     const int whole = w->dilation_w == 1 && w->channels == w->in_c; /* then the taps of a kernel row are one run */
     memset(scratch, 0, count);
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
         const int32_t left = pixel * w->stride_w - w->pad_left;
         uint8_t *to = scratch;
-        for (int32_t i = 0; i < w->kernel_h; i++) {
+        for (int32_t i = 0; i < w->kernel_h; i++, to += taps) {
             const int32_t y = out_y * w->stride_h - w->pad_top + i * w->dilation_h;
-            const uint8_t *row = codes + (ptrdiff_t)y * w->in_w * w->in_c + w->first_channel;
-            const int inside = y >= 0 && y < w->in_h;
-            if (whole && inside && left >= 0 && left + w->kernel_w <= w->in_w) {
-                memcpy(to, row + (ptrdiff_t)left * w->in_c, channels * (size_t)w->kernel_w);
-                to += channels * (size_t)w->kernel_w;
+            if (y < 0 || y >= w->in_h) {
+                memset(to, w->zero, taps);
                 continue;
             }
-            for (int32_t j = 0; j < w->kernel_w; j++, to += channels) {
+            const uint8_t *row = codes + (ptrdiff_t)y * w->in_w * w->in_c + w->first_channel;
+            if (whole && left >= 0 && left + w->kernel_w <= w->in_w) {
+                bdcc_copy_short(to, row + (ptrdiff_t)left * w->in_c, taps);
+                continue;
+            }
+            for (int32_t j = 0; j < w->kernel_w; j++) {
                 const int32_t x = left + j * w->dilation_w;
-                if (inside && x >= 0 && x < w->in_w) {
-                    memcpy(to, row + (ptrdiff_t)x * w->in_c, channels);
+                if (x >= 0 && x < w->in_w) {
+                    bdcc_copy_short(to + (size_t)j * channels, row + (ptrdiff_t)x * w->in_c, channels);
                 } else {
-                    memset(to, w->zero, channels);
+                    memset(to + (size_t)j * channels, w->zero, channels);
                 }
             }
         }

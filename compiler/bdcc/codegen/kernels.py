@@ -1,24 +1,25 @@
-"""The numbers behind templates/popcount.h.j2: register tiles and carry-save adder schedules of the popcount kernels."""
+"""The numbers behind templates/popcount.h.j2: register tiles and networks of carry-save adders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Vector registers left for accumulators beside the weights, one activation word and temporaries (of 32).
-ACCUMULATORS = 24
+ACCUMULATORS = 24  # of 32 vector registers; the rest hold weights, activations and temporaries
 MAX_TILE = 4  # pixels; more does not pay, the loads are hidden by then
 GROUP = 4  # positions (words) that one round of the adder network takes in
+EXTRA_LEVELS = 2  # of a counter above its planes: then at most one word leaves it in a round
 PREFETCH_BYTES = 8192  # 4 to 16 KB measured alike for weights that come from L3 or memory
-EXTRA_LEVELS = 2  # counter bits above the planes: one word leaves a round for at least 4 * 2^bits - 4 that enter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adder:
-    """One statement of an adder network over words, bit by bit; names are C variables.
+    """One statement of a network that adds one-bit numbers, 64 or more side by side in a word.
 
-    product: out = weight & x[position][plane];  full: level, a, b -> sum stays in level's word, carry to out;
-    half: level, a -> the same without b;  count: popcount of a joins the total of the top level.
+    product: out = weight & x[position][plane];
+    full:    a + b + the word of `level`: the sum stays in that word, the carry is `out`;
+    half:    the same without b;
+    count:   the bits of a are counted into the total.
     """
 
     kind: str
@@ -32,9 +33,9 @@ class Adder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counter:
-    """Carry-save counter for `bits` planes: the statements of a round of `group` positions and of a single one.
+    """Counter for `bits` planes: a network for `group` positions at a time, and one for a single.
 
-    limit: most positions between two flushes, so that no byte of a plain C total passes 255.
+    levels: words that it keeps; limit: most positions before no byte of a total may take more.
     """
 
     bits: int
@@ -47,8 +48,8 @@ class Counter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """tile: pixels that the AVX-512 kernel computes together; passes: the bases whose accumulators are in registers at
-    the same time; limit: most positions that the generic kernel counts at once (see Counter)."""
+    """One (bases, bits) pair. tile: pixels that AVX-512 computes together; passes: the bases whose
+    accumulators are in registers at the same time; limit: positions, see Counter."""
 
     bases: int
     bits: int
@@ -58,7 +59,7 @@ class Kernel:
 
 
 def kernel_parameters(bases: int, bits: int) -> Kernel:
-    """The numbers of one kernel; the AVX-512 tile has tile * len(pass) * bits accumulators."""
+    """The numbers of one kernel; a tile has tile * len(pass) * bits accumulators."""
     count = -(-bases * bits // ACCUMULATORS)
     size, larger = divmod(bases, count)
     passes, first = [], 0
@@ -73,16 +74,17 @@ def kernel_parameters(bases: int, bits: int) -> Kernel:
 
 
 def adder_network(bits: int, positions: int) -> tuple[Adder, ...]:
-    """Adds `positions` words of each of `bits` planes to a bit-sliced counter with bits + EXTRA_LEVELS levels.
+    """Adds `positions` words of each of `bits` planes to a counter of bits + EXTRA_LEVELS levels.
 
-    A word of plane q enters at level q, because a bit there is worth 2^q: so carries of one plane meet the words
-    of the next, and one counter serves all planes. As soon as a level holds its word and two more, a full adder
-    takes the two; a leftover word is taken by a half adder at the end, so that each level ends with one word.
+    A bit at level l is worth 2^l, so a word of plane q enters at level q: carries of one plane meet
+    the words of the next, and one counter serves all planes. A full adder takes each two words that
+    arrive at a level; what is left over at the end goes through a half adder, so that a round
+    leaves one word per level. What comes out at the top is counted.
     """
     top = bits + EXTRA_LEVELS
     waiting: list[list[str]] = [[] for _ in range(top)]
     steps: list[Adder] = []
-    names = iter(f"v{i}" for i in range(1000))
+    names = (f"v{i}" for i in range(1000))
 
     def enter(level: int, word: str) -> None:
         if level == top:
@@ -114,7 +116,7 @@ def counter(bits: int) -> Counter:
     """The counter of the kernels with `bits` planes."""
     many, single = adder_network(bits, GROUP), adder_network(bits, 1)
     per_round, per_single = (sum(s.kind == "count" for s in steps) for steps in (many, single))
-    rounds = (255 // 8 - (GROUP - 1) * per_single) // per_round
+    rounds = (255 // 8 - (GROUP - 1) * per_single) // per_round  # each adds at most 8 to a byte
     return Counter(
         bits=bits,
         levels=bits + EXTRA_LEVELS,

@@ -1,4 +1,4 @@
-"""The physical order of decomposed weights: the one home, with runtime/bdcc_pack.h, of the bit order.
+"""The physical order of decomposed weights: the one home, with runtime/bdcc_pack.h, of bit order.
 
 run:    byte 0            byte 1           ...      word w = bytes 8w .. 8w+7, little-endian
 bits:   7 6 5 4 3 2 1 0   15 ... 8                  bit i of the run = bit (i mod 64) of word i/64
@@ -6,9 +6,10 @@ bits:   7 6 5 4 3 2 1 0   15 ... 8                  bit i of the run = bit (i mo
 A filter of one group is `rows` runs of `words` 64-bit words, reduction order (KH, KW, CI):
 - direct:   one run per kernel row, each tap's channels padded to a multiple of 8 bits;
 - gathered: one run of all K weights, nothing padded;
-- vector:   a dense layer, one run; its kernel is the (C, H, W) behind its input, which lies as [H][W][C].
-Filters go in blocks of eight, whose words lie side by side. Positions that are not weights are 0 in the weights
-and in the mask of valid positions.
+- vector:   a dense layer, one run; its kernel is the (C, H, W) behind its input, which lies as
+            [H][W][C].
+Filters go in blocks of eight, whose words lie side by side. Positions that are not weights are 0
+in the weights and in the mask of valid positions.
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ import numpy.typing as npt
 from bdcc.approx.model import U8, Decomposition
 
 U64 = npt.NDArray[np.uint64]
+I16 = npt.NDArray[np.int16]
+I32 = npt.NDArray[np.int32]
 Form = Literal["direct", "gathered", "vector"]
 Kernel = tuple[int, int, int]  # channels of one group, height, width
 
 LANES = 8  # filters of a block: one 512-bit register of 64-bit words
-_STEP = 64  # filters packed at a time: bounds the temporary arrays to about 64 * K * 3 bytes
+_STEP = 64  # filters packed at a time: bounds temporary memory to about 64 * K * 3 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packed:
-    """weights: uint64 [groups, blocks, rows, words, bases, 8]; coefficients: int32 [groups, blocks, bases, 8], 0 for
-    the filters that fill up the last block; valid: uint64 [rows * words], bits of the real weight positions."""
+    """The weight arrays of one layer, as the kernels read them.
+
+    weights: uint64 [groups, blocks, rows, words, bases, 8]; coefficients: int32
+    [groups, blocks, bases, 8], 0 for filters that fill up the last block; valid: uint64
+    [rows * words], a bit for each real weight position.
+    """
 
     form: Form
     weights: U64
-    coefficients: npt.NDArray[np.int32]
+    coefficients: I32
     valid: U64
 
 
@@ -54,15 +61,15 @@ def words_of(kernel: Kernel, form: Form) -> int:
     return rows * words
 
 
-def pack_filters(decomposition: Decomposition, *, kernel: Kernel, groups: int, form: Form) -> Packed:
-    """Pack a layer's bases; decomposition.signs are [N, K] with K in ONNX order (channels, height, width)."""
+def pack_filters(
+    decomposition: Decomposition, *, kernel: Kernel, groups: int, form: Form
+) -> Packed:
+    """Pack a layer's bases; its signs are [N, K] with K in ONNX order (channels, height, width)."""
     filters, bases = decomposition.coefficients.shape
     per_group = filters // groups
     blocks = -(-per_group // LANES)
     rows, words = run_shape(kernel, form)
     weights = np.zeros((groups, blocks, rows, words, bases, LANES), dtype="<u8")
-    coefficients = np.zeros((groups, blocks * LANES, bases), dtype=np.int32)
-    coefficients[:, :per_group] = decomposition.coefficients.reshape(groups, per_group, bases)
     signs = decomposition.signs.reshape(groups, per_group, *kernel)
     for group in range(groups):
         for start in range(0, per_group, _STEP):
@@ -75,28 +82,30 @@ def pack_filters(decomposition: Decomposition, *, kernel: Kernel, groups: int, f
                 weights[group, block : block + count, :, :, basis] = lanes.reshape(
                     count, LANES, rows, words
                 ).transpose(0, 2, 3, 1)
+    coefficients = np.zeros((groups, blocks * LANES, bases), dtype=np.int32)
+    coefficients[:, :per_group] = decomposition.coefficients.reshape(groups, per_group, bases)
+    by_block = coefficients.reshape(groups, blocks, LANES, bases).transpose(0, 1, 3, 2)
     return Packed(
         form=form,
         weights=weights,
-        coefficients=np.ascontiguousarray(
-            coefficients.reshape(groups, blocks, LANES, bases).transpose(0, 1, 3, 2)
-        ),
+        coefficients=np.ascontiguousarray(by_block),
         valid=_pack_bits(_runs(np.ones((1, *kernel), np.uint8), form)).reshape(-1),
     )
 
 
-def unpack_filters(packed: Packed, *, kernel: Kernel, filters: int) -> tuple[U8, npt.NDArray[np.int16]]:
-    """The signs [N, K] and coefficients [N, bases] that were packed: the inverse of `pack_filters`."""
+def unpack_filters(packed: Packed, *, kernel: Kernel, filters: int) -> tuple[U8, I16]:
+    """signs [N, K] and coefficients [N, bases] that were packed: the inverse of `pack_filters`."""
     channels, height, width = kernel
-    groups, blocks, rows, words, bases, _ = packed.weights.shape
-    lanes = np.ascontiguousarray(packed.weights.transpose(0, 1, 5, 4, 2, 3)).astype("<u8", copy=False)
+    groups, blocks, bases, _ = packed.coefficients.shape
+    lanes = np.ascontiguousarray(packed.weights.transpose(0, 1, 5, 4, 2, 3), dtype="<u8")
     bits = np.unpackbits(lanes.view(np.uint8), axis=-1, bitorder="little")
     if packed.form == "direct":
         deep = -(-channels // 8) * 8
         taps = bits[..., : width * deep].reshape(-1, bases, height, width, deep)[..., :channels]
     else:
         taps = bits[..., : channels * height * width].reshape(-1, bases, height, width, channels)
-    signs = (taps << np.arange(bases, dtype=np.uint8)[:, None, None, None]).sum(axis=1, dtype=np.uint8)
+    shifts = np.arange(bases, dtype=np.uint8)[:, None, None, None]
+    signs = (taps << shifts).sum(axis=1, dtype=np.uint8)
     signs = signs.transpose(0, 3, 1, 2).reshape(groups, blocks * LANES, -1)
     coefficients = packed.coefficients.transpose(0, 1, 3, 2).reshape(groups, blocks * LANES, bases)
     per_group = filters // groups
@@ -107,7 +116,7 @@ def unpack_filters(packed: Packed, *, kernel: Kernel, filters: int) -> tuple[U8,
 
 
 def _runs(signs: U8, form: Form) -> U8:
-    """uint8 [n, channels, height, width] -> [n, rows, bits of a run] in physical order, zeros in the padding."""
+    """uint8 [n, channels, height, width] -> [n, rows, bits of a run], zeros in the padding."""
     count, channels, height, width = signs.shape
     physical = signs.transpose(0, 2, 3, 1)
     if form == "direct":
