@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: 0BSD
+"""Codes -> bit planes -> popcount kernels in C, for every compiler and instruction set of this
+machine, against the plain integer product of codes and integer weights in NumPy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
+from bdcc.codegen.kernels import adder_network, counter, kernel_parameters, template_variables
+from bdcc.codegen.packing import Form, pack_filters
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
+ISAS = ("generic", "popcnt", "avx2", "avx512")
+FORMS: tuple[Form, ...] = ("direct", "gathered", "vector")
+CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 2), (4, 5))
+EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A layer. channels: of the whole map; a vector is a map of 1 x 1 under a kernel of 1 x 1."""
+
+    form: Form
+    channels: int
+    size: tuple[int, int] = (1, 1)
+    filters: int = 8
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    zero: int = 0
+
+
+WORD_EDGES = (1, 63, 64, 65, 128, 363, 449, 1000)
+LAYERS = (
+    *(Case(form="vector", channels=k, filters=11) for k in WORD_EDGES),
+    Case(form="vector", channels=64 * 130 + 5, filters=16),  # several chunks of positions
+    *(Case(form="gathered", channels=k, size=(1, 3), filters=3) for k in WORD_EDGES[:5]),
+    Case(form="gathered", channels=3, size=(23, 19), filters=9, kernel=(11, 11), strides=(4, 4)),
+    Case(
+        form="gathered", channels=3, size=(9, 8), kernel=(3, 5), pads=(1, 2, 3, 4), strides=(2, 1),
+        zero=1,
+    ),
+    Case(
+        form="gathered", channels=20, size=(7, 9), kernel=(3, 2), dilations=(2, 3), groups=2,
+        pads=(2, 1, 0, 1), filters=18, zero=1,
+    ),
+    Case(
+        form="gathered", channels=66, size=(3, 5), kernel=(1, 2), groups=3, filters=3, zero=1
+    ),
+    *(
+        Case(form="direct", channels=c, size=(4, 5), kernel=(3, 3), pads=(1, 1, 1, 1), zero=1)
+        for c in (1, 7, 8, 9, 64)
+    ),
+    Case(
+        form="direct", channels=96, size=(5, 11), kernel=(5, 5), pads=(2, 2, 2, 2), groups=2,
+        filters=20,
+    ),
+    Case(
+        form="direct", channels=14, size=(9, 6), kernel=(2, 3), strides=(2, 3), pads=(0, 1, 3, 2),
+        dilations=(3, 1), groups=2, filters=6, zero=1,
+    ),
+    Case(form="direct", channels=200, size=(3, 26), kernel=(1, 1), filters=40),
+    Case(form="direct", channels=24, size=(2, 70), kernel=(2, 2), zero=1),  # many pixels
+)  # fmt: skip
+
+
+def compiler(name: str) -> str:
+    """The compiler, or a skip; where everything must be tried, its absence is a failure."""
+    if shutil.which(name) is None:
+        if os.environ.get("BDCC_REQUIRE_REAL") == "1":
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("popcount.h.j2").render(template_variables(pairs))
+    (folder / "popcount_kernels.h").write_text(text)
+    program = folder / "check"
+    selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
+    command = [
+        compiler(cc), *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
+        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("popcount_check.c")),
+        "-o", str(program),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def random_layer(
+    case: Case, bases: int, bits: int, rng: np.random.Generator
+) -> tuple[Decomposition, U8]:
+    """Random bases, coefficients as large as allowed, codes [C, H, W] that reach the top."""
+    fan_in = case.channels // case.groups * case.kernel[0] * case.kernel[1]
+    parts = rng.dirichlet(np.ones(bases), size=case.filters) * COEFFICIENT_CAP[bases]
+    signs = rng.choice([-1, 1], size=parts.shape)
+    decomposition = Decomposition(
+        coefficients=(np.floor(parts) * signs).astype(np.int16),
+        signs=rng.integers(0, 1 << bases, (case.filters, fan_in), dtype=np.uint8),
+        scale=np.ones(case.filters, np.float32),
+        bias=np.zeros(case.filters, np.float32),
+    )
+    codes = rng.integers(0, 1 << bits, (case.channels, *case.size), dtype=np.uint8)
+    codes[:, 0, 0] = (1 << bits) - 1
+    return decomposition, codes
+
+
+def plain_product(case: Case, decomposition: Decomposition, codes: U8) -> I64:
+    """int64 [filters, out_h, out_w]: the sum of codes times integer weights, tap by tap."""
+    top, left, bottom, right = case.pads
+    (height, width), (kh, kw) = case.size, case.kernel
+    padded = np.full(
+        (case.channels, top + height + bottom, left + width + right), case.zero, np.int64
+    )
+    padded[:, top : top + height, left : left + width] = codes
+    per_group = case.filters // case.groups
+    weights = decomposition.integer_weights().astype(np.int64)
+    weights = weights.reshape(case.groups, per_group, -1, kh, kw)
+    inputs = padded.reshape(case.groups, -1, *padded.shape[1:])
+    (down, along), (dh, dw) = case.strides, case.dilations
+    out_h = (padded.shape[1] - dh * (kh - 1) - 1) // down + 1
+    out_w = (padded.shape[2] - dw * (kw - 1) - 1) // along + 1
+    result = np.zeros((case.groups, per_group, out_h, out_w), np.int64)
+    for i in range(kh):
+        for j in range(kw):
+            taps = inputs[:, :, i * dh :, j * dw :][:, :, ::down, ::along][:, :, :out_h, :out_w]
+            result += np.einsum("gnc,gchw->gnhw", weights[:, :, :, i, j], taps)
+    return result.reshape(case.filters, out_h, out_w)
+
+
+def record(
+    case: Case, isa: int, bits: int, decomposition: Decomposition, codes: U8, out: tuple[int, int]
+) -> bytes:
+    kernel = (case.channels // case.groups, *case.kernel)
+    packed = pack_filters(decomposition, kernel=kernel, groups=case.groups, form=case.form)
+    _, blocks, rows, words, bases, _ = packed.weights.shape
+    header = struct.pack(
+        "<12i17i",
+        isa, bases, FORMS.index(case.form), *out, case.groups, blocks, rows, words,
+        packed.weights.size, packed.valid.size, codes.size,
+        *case.size, case.channels, 0, kernel[0], *case.pads, *case.kernel, *case.strides,
+        *case.dilations, bits, case.zero,
+    )  # fmt: skip
+    parts = (packed.weights, packed.coefficients, packed.valid, codes.transpose(1, 2, 0))
+    return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+
+def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+    named = subprocess.run([program], capture_output=True, text=True)
+    assert named.returncode == 0
+    isas = ISAS[: ISAS.index(named.stdout.strip()) + 1]
+    rng = np.random.default_rng(7)
+    records, expected = [], []
+    for bases, bits in pairs:
+        for case in cases:
+            decomposition, codes = random_layer(case, bases, bits, rng)
+            plain = plain_product(case, decomposition, codes)
+            for isa in isas:
+                out = (plain.shape[1], plain.shape[2])
+                records.append(record(case, ISAS.index(isa), bits, decomposition, codes, out))
+                expected.append((f"b{bases}q{bits} {isa} {case}", case, plain))
+    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
+    source.write_bytes(b"".join(records))
+    done = subprocess.run([program, source, target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sums = np.fromfile(target, "<i4")
+    for name, case, plain in expected:
+        per_group = case.filters // case.groups
+        padded = -(-per_group // 8) * 8
+        count = case.groups * padded * plain.shape[1] * plain.shape[2]
+        got = sums[:count].reshape(case.groups, *plain.shape[1:], padded)
+        sums = sums[count:]
+        found = got[..., :per_group].transpose(0, 3, 1, 2).reshape(plain.shape)
+        np.testing.assert_array_equal(found, plain, err_msg=name)
+        assert not got[..., per_group:].any(), f"{name}: filters that fill up a block are not 0"
+    assert sums.size == 0
+
+
+@pytest.mark.parametrize(
+    ("cc", "flags", "pairs"),
+    [
+        ("gcc", "-O3", CORNERS),
+        ("gcc", "-O2 -march=native", CORNERS),
+        ("gcc", "-O2 -DBDCC_PORTABLE", CORNERS),
+        ("clang", "-O2", CORNERS),
+        ("clang", "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all", CORNERS[3:5]),
+    ],
+)
+def test_kernels_match_plain_product(
+    cc: str, flags: str, pairs: Sequence[tuple[int, int]], tmp_path: Path
+) -> None:
+    check(build(tmp_path, cc, flags.split(), pairs), pairs, LAYERS)
+
+
+def test_every_pair_of_bases_and_bits(tmp_path: Path) -> None:
+    cases = (
+        Case(form="vector", channels=64 * 9 + 1, filters=9),
+        Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1),
+    )
+    check(build(tmp_path, "gcc", ["-O0"], EVERY), EVERY, cases)
+
+
+def test_largest_sums_that_int32_holds(tmp_path: Path) -> None:
+    """All codes at the top, all weights at +127 or -127: the sums end next to 2^31."""
+    case = Case(form="vector", channels=(2**31 - 1) // (255 * 127), filters=2)
+    program = build(tmp_path, "gcc", ["-O2", "-fsanitize=undefined"], ((1, 8),))
+    codes = np.full((case.channels, 1, 1), 255, np.uint8)
+    decomposition = Decomposition(
+        coefficients=np.array([[127], [-127]], np.int16),
+        signs=np.ones((2, case.channels), np.uint8),
+        scale=np.ones(2, np.float32),
+        bias=np.zeros(2, np.float32),
+    )
+    plain = plain_product(case, decomposition, codes)
+    assert 2**31 - plain.max() <= 255 * 127
+    named = subprocess.run([program], capture_output=True, text=True).stdout.strip()
+    for isa in range(ISAS.index(named) + 1):
+        source, target = tmp_path / "cases.bin", tmp_path / "sums.bin"
+        source.write_bytes(record(case, isa, 8, decomposition, codes, (1, 1)))
+        done = subprocess.run([program, source, target], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        np.testing.assert_array_equal(np.fromfile(target, "<i4")[:2], plain[:, 0, 0])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("positions", [1, 4])
+def test_adder_network_counts(bits: int, positions: int) -> None:
+    """Three rounds on random words: what was counted and what is left in the levels add up."""
+    rng = np.random.default_rng(bits)
+    levels, total, expected = [0] * counter(bits).levels, 0, 0
+    for _ in range(3):
+        weights = [int(w) for w in rng.integers(0, 2**63, positions, dtype=np.uint64)]
+        planes = rng.integers(0, 2**63, (positions, bits), dtype=np.uint64)
+        words: dict[str, int] = {}
+        for step in adder_network(bits, positions):
+            match step.kind:
+                case "product":
+                    word = weights[step.position] & int(planes[step.position, step.plane])
+                    expected += word.bit_count() << step.plane
+                    words[step.out] = word
+                case "full" | "half":
+                    a, b, c = levels[step.level], words[step.a], words.get(step.b, 0)
+                    levels[step.level] = a ^ b ^ c
+                    words[step.out] = (a & b) | (a & c) | (b & c)
+                case _:
+                    assert step.kind == "count"
+                    total += words[step.a].bit_count() << len(levels)
+    assert total + sum(word.bit_count() << level for level, word in enumerate(levels)) == expected
+
+
+@pytest.mark.parametrize(("bases", "bits"), EVERY)
+def test_register_tile_fits(bases: int, bits: int) -> None:
+    kernel = kernel_parameters(bases, bits)
+    assert sum(kernel.passes, ()) == tuple(range(bases))
+    largest = max(len(part) for part in kernel.passes)
+    assert kernel.tile * largest * bits <= 24
+    assert kernel.limit // 4 * 8 + 3 * 8 <= 255
