@@ -176,7 +176,11 @@ def compile_model(
                 progress=progress,
             ) as evaluator:
                 choice = choose_bits(
-                    evaluator, layers=layers, max_drop_pp=max_drop, measure=measure
+                    evaluator,
+                    layers=layers,
+                    search=options.search,
+                    max_drop_pp=max_drop,
+                    measure=measure,
                 )
                 decomposed_percent = evaluator.decomposed_percent()
 

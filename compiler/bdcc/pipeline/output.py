@@ -73,8 +73,8 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     Raises OutputError before the block when the place cannot be used. Afterwards nothing else is
     left behind.
     """
-    output = output.resolve()
     check_output(output, force=force)
+    output = output.resolve()
     made = _make_parents(output.parent)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

@@ -129,7 +129,13 @@ def _layer_ratios(
         exact = floats[step.tensor].reshape(found.shape)
         ratio, exactly = _sqnr_db(floats[step.tensor].reshape(found.shape), found)
         rows.append(
-            {"layer": step.layer, "tensor": step.tensor, "sqnr_db": ratio, "exact": exactly}
+            {
+                "layer": step.layer,
+                "op": fact["op"],
+                "tensor": step.tensor,
+                "sqnr_db": ratio,
+                "exact": exactly,
+            }
         )
     return rows
 
@@ -159,6 +165,7 @@ def answer_text(answer: Mapping[str, Any]) -> str:
     ratios = [
         [
             item["layer"],
+            item["op"],
             item["tensor"],
             "exact"
             if item["exact"]
@@ -168,7 +175,7 @@ def answer_text(answer: Mapping[str, Any]) -> str:
         ]
         for item in answer["sqnr_db"]
     ]
-    return text + "\n\n" + table(["layer", "tensor", "SQNR dB"], ratios)
+    return text + "\n\n" + table(["layer", "op", "tensor", "SQNR dB"], ratios, left=3)
 
 
 def evaluate_project(
@@ -193,7 +200,9 @@ def evaluate_project(
     )
     assert pictures.labels is not None
     with Library.open(project.folder) as library:
-        logits = library_logits(library, pictures, threads=threads or available_cpus(), progress=progress)
+        logits = library_logits(
+            library, pictures, threads=threads or available_cpus(), progress=progress
+        )
     ranks = ranks_of(logits, pictures.labels)
     return {
         "samples": len(pictures),

@@ -16,6 +16,14 @@ from bdcc.approx.chunks import ChunkRunner
 from bdcc.approx.evaluate import I32, ranks_of
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.approx.quantize import TensorStats, quantize_model
+from bdcc.approx.search import Choice as SearchChoice
+from bdcc.approx.search import (
+    bit_operations,
+    choose_measured,
+    choose_paper,
+    layer_drops,
+    stack_paper,
+)
 from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tables
 from bdcc.data.pictures import Progress
 from bdcc.pipeline.cache import Cache
@@ -132,9 +140,9 @@ class Evaluator:
 
 
 def choose_bits(
-    evaluator: Evaluator, *, layers: Layers, max_drop_pp: float, measure: Measure
+    evaluator: Evaluator, *, layers: Layers, search: str, max_drop_pp: float, measure: Measure
 ) -> Choice:
-    """Q of every decomposed layer, as the options want it chosen.
+    """Q of every decomposed layer: as given, or by the paper's search or the measured one.
 
     measure: ranks of a candidate's search pictures by the library built from it.
     """
@@ -147,4 +155,63 @@ def choose_bits(
             evaluations=0,
             table=None,
         )
-    raise NotImplementedError
+    tables = evaluator.tables(layers.dense_bits)
+    record: dict[str, Any] = {"layers": [list(n) for n in tables.layers], "bits": list(tables.bits)}
+    match search:
+        case "paper":
+            stacked = stack_paper(tables, max_drop_pp)
+            found = choose_paper(tables, max_drop_pp)
+            record |= stacked.as_json()
+        case "measured":
+            found = _confirmed_choice(evaluator, tables, layers, max_drop_pp, measure)
+            drops = [tables.drops(site) for site in range(len(tables.layers))]
+            record["A"] = [(100.0 * drop / tables.total).tolist() for drop in drops]
+            record["finalists"] = [
+                {
+                    "bits": list(one.bits.values()),
+                    "predicted": one.predicted,
+                    "measured": one.measured,
+                }
+                for one in found.tried
+            ]
+        case _:
+            raise ValueError(f"no search of the name {search}")
+    return Choice(
+        method=search,
+        bits={**layers.dense_bits, **found.bits},
+        predicted=round(found.predicted, 6),
+        predicted_drops=layer_drops(tables, found.bits),
+        evaluations=_entries(tables) + max(1, len(found.tried)),
+        table=record,
+    )
+
+
+def _confirmed_choice(
+    evaluator: Evaluator, tables: Tables, layers: Layers, max_drop_pp: float, measure: Measure
+) -> SearchChoice:
+    """The measured search by the fast evaluator, until the built library confirms what it chose.
+
+    A finalist that the library puts beyond the tolerance counts with the library's figure from then
+    on, and the search steps on from there; what was evaluated before is not evaluated again.
+    """
+    built: dict[tuple[int, ...], float] = {}
+
+    def accuracy(bits: Mapping[str, int]) -> float:
+        known = built.get(tuple(bits.values()))
+        return evaluator.fast_percent({**layers.dense_bits, **bits}) if known is None else known
+
+    while True:
+        found = choose_measured(
+            tables, max_drop_pp, cost=bit_operations(evaluator.model), measure=accuracy
+        )
+        key = tuple(found.bits.values())
+        if key in built or not found.met:
+            return found
+        candidate = evaluator.quantized({**layers.dense_bits, **found.bits})
+        built[key] = evaluator.percent_of(measure(candidate))
+
+
+def _entries(tables: Tables) -> int:
+    """How many combinations of bits the tables have measured, that of none included."""
+    count = len(tables.bits)
+    return 1 + len(tables.singles) * count + len(tables.pairs) * count**2
