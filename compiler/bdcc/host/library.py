@@ -154,6 +154,11 @@ class Library:
     def step_count(self) -> int:
         return int(self._call("step_count"))
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether there is a `run_u8`."""
+        return hasattr(self._library, f"{self.facts.name}_run_u8")
+
     def label(self, index: int) -> str:
         """Name of an output, "" without one."""
         return self._text("label", index)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.model import QuantizedModel, load_oracle
-from bdcc.approx.quantize import quantize_array
 from bdcc.approx.simulate import Trace, run_exact
+from bdcc.codegen.golden import expected_tensor
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import MismatchError
 from bdcc.host.build import build
@@ -106,11 +106,12 @@ def verify(
             for library in libraries:
                 where = f"input '{name}', {library.isa}"
                 for found, record in zip(library.trace(x), facts.steps, strict=True):
-                    _compare(found, _expected(found, record, model, trace), where)
+                    _compare(found, _expected(found, record["quant"], model, trace), where)
                 _compare_output(library.run(x), model, trace, f"{where}, in one piece")
             if progress is not None:
                 progress("verify", done, len(inputs))
-        if (preprocess := _preprocess(project)) is not None:
+        preprocess = _preprocess(project)
+        if preprocess is not None and first.takes_pixels:
             pixels = _random_pixels(facts, seed=seed)
             trace = run_exact(model, preprocess.apply(pixels[None])[0])
             for library in libraries:
@@ -156,18 +157,17 @@ def _check_steps(library: Library, facts: ProjectFacts, model: QuantizedModel) -
 
 
 def _expected(
-    found: StepOutput, record: Mapping[str, Any], model: QuantizedModel, trace: Trace
+    found: StepOutput, quant: str | None, model: QuantizedModel, trace: Trace
 ) -> npt.NDArray[Any]:
-    """The oracle's values of a step's tensor, (C, H, W); codes where the library has codes."""
-    values = trace.values[found.tensor]
-    if values.size != found.array.size:
+    """The oracle's values of a step's tensor in the shape that the library tells, (C, H, W)."""
+    expected = expected_tensor(model, trace, tensor=found.tensor, quant=quant)
+    if (expected.size, expected.dtype) != (found.array.size, found.array.dtype):
         raise MismatchError(
-            f"tensor '{found.tensor}' has {found.array.size} values in the library, "
-            f"{values.size} in the oracle",
+            f"tensor '{found.tensor}' has {found.array.size} values of {found.array.dtype} in the "
+            f"library, {expected.size} of {expected.dtype} in the oracle",
             layer=found.layer,
         )
-    values = values.reshape(found.array.shape)
-    return quantize_array(values, model.tensors[record["quant"]]) if found.bits else values
+    return expected.reshape(found.array.shape)
 
 
 def _compare(found: StepOutput, expected: npt.NDArray[Any], where: str) -> None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: 0BSD
+"""What tests share: the real models and pictures, and the tools that a test may not do without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRE_ALL = os.environ.get("BDCC_REQUIRE_REAL") == "1"
+
+
+def _missing(what: str) -> None:
+    """Skips; fails where BDCC_REQUIRE_REAL=1 says that everything must be there."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what}, and BDCC_REQUIRE_REAL=1 forbids to skip")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and pictures beside the checkout."""
+    folder = ROOT / "../shared"
+    if not (folder / "models").is_dir():
+        _missing("there is no ../shared with the real models and pictures")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    """The small trained network that is shipped, and its pictures."""
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """tool("clang"): the path of a program, or a skip (a failure under BDCC_REQUIRE_REAL=1)."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            _missing(f"{name} is not installed")
+        return str(path)
+
+    return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the user's cache."""
+    os.environ["BDCC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
