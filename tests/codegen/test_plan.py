@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: 0BSD
+"""Which tensors live as codes, which nodes one step covers, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bdcc.codegen.plan import DeploymentPlan, c_identifier, make_plan
+from bdcc.codegen.targets import find_target
+from bdcc.errors import ModelError, OptionError
+from bdcc.ir.graph import Flatten, Lrn, MaxPool, Relu, Softmax, make_graph
+from codegen.nets import Chain, alexnet_like, quantized
+
+
+def planned(graph, **options) -> DeploymentPlan:
+    return make_plan(quantized(graph, **options), name="net", target=find_target("host"))
+
+
+def kinds(plan: DeploymentPlan) -> list[str]:
+    return [step.kind for step in plan.steps]
+
+
+def test_codes_pass_between_decomposed_layers() -> None:
+    plan = planned(alexnet_like(), bases=2, bits=3)
+    assert kinds(plan) == [
+        "input", "quantize", "binary", "max_pool_float", "lrn", "quantize",  # LRN needs floats
+        "binary", "binary", "max_pool_codes", "binary", "binary", "softmax", "output",
+    ]  # fmt: skip
+
+
+def test_lrn_before_the_pool_is_quantized_before_it() -> None:
+    plan = planned(alexnet_like(lrn_first=True), bases=2, bits=3)
+    assert kinds(plan)[2:6] == ["binary", "lrn", "quantize", "max_pool_codes"]
+
+
+def test_dynamic_layers_receive_floats() -> None:
+    plan = planned(alexnet_like(), bases=2, bits=3, mode="dynamic")
+    assert "quantize" not in kinds(plan)
+    assert "max_pool_codes" not in kinds(plan)
+
+
+def test_a_float_first_layer_keeps_its_pool_in_float() -> None:
+    """It may hand on a NaN, which a max-pool spreads and a quantizer maps to z: the two do not commute there."""
+    graph = (
+        Chain((3, 9, 9), 0)
+        .conv(8, (3, 3))
+        .add(Relu)
+        .add(MaxPool, kernel=(2, 2))
+        .conv(4, (3, 3))
+        .graph()
+    )
+    plan = planned(graph, bases=[0, 2], bits=[0, 3])
+    assert kinds(plan) == ["input", "conv_float", "max_pool_float", "quantize", "binary", "output"]
+
+
+def test_a_tensor_read_as_floats_too_keeps_them() -> None:
+    chain = Chain((3, 9, 9), 0).conv(8, (3, 3)).add(Relu)
+    shared = chain.tensor
+    chain.add(Lrn, size=3)
+    other = chain.tensor
+    chain.tensor = shared
+    chain.conv(4, (3, 3))
+    # both branches must be alive in the graph: the output hangs on the conv; the LRN is dropped by make_graph
+    assert other not in chain.graph().shapes
+    assert kinds(planned(chain.graph(), bases=2, bits=3)) == [
+        "input",
+        "quantize",
+        "binary",
+        "binary",
+        "output",
+    ]
+
+
+def test_a_flattened_map_regains_its_order_before_softmax() -> None:
+    graph = Chain((3, 5, 4), 0).add(Flatten).add(Softmax).graph()
+    assert "reorder" in kinds(planned(graph, bases=[], bits=[]))
+
+
+def test_sums_that_pass_int32_are_refused() -> None:
+    wide = Chain((70_000, 1, 1), 0).add(Flatten)
+    wide.dense(1)
+    model = quantized(wide.graph(), bases=7, bits=8)
+    (name, layer), *_ = model.decomposed.layers.items()
+    for total, fits in ((120, True), (121, False)):  # 70,000 * 255 * 120 < 2^31 < 70,000 * 255 * 121
+        coefficients = np.array([[total - 6, 1, 1, 1, 1, 1, 1]], dtype=np.int16)
+        layers = {name: replace(layer, coefficients=coefficients)}
+        changed = replace(model, decomposed=replace(model.decomposed, layers=layers))
+        if fits:
+            make_plan(changed, name="net", target=find_target("host"))
+        else:
+            with pytest.raises(ModelError, match="pass 32-bit sums"):
+                make_plan(changed, name="net", target=find_target("host"))
+
+
+def test_names() -> None:
+    assert c_identifier("AlexNet-v1.0") == "alexnet_v1_0"
+    assert c_identifier("7up") == "m7up"
+    assert c_identifier("花") == "model"
+
+
+def test_unknown_target() -> None:
+    with pytest.raises(OptionError, match="host, generic"):
+        find_target("rpi9")
+
+
+def test_equal_names_of_layers_give_distinct_functions() -> None:
+    chain = Chain((2, 5, 5), 0).conv(3, (2, 2)).conv(3, (2, 2))
+    a, b = chain.nodes
+    graph = make_graph(
+        name="n", input_name="x", input_shape=(2, 5, 5), output=b.output,
+        nodes=[replace(a, name="conv.1"), replace(b, name="conv_1")],
+    )  # fmt: skip
+    names = [s.name for s in planned(graph, bases=2, bits=2).steps]
+    assert len(names) == len(set(names))
