@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper, inliner, numpy_helper
+
 from bdcc.approx.simulate import run_float
 from bdcc.ir.graph import Graph
 from bdcc.ir.onnx_import import load_onnx
-from onnx import TensorProto, helper, inliner, numpy_helper
 
 TOLERANCE = 1e-5  # of the largest value of the tensor: float32 sums in another order
 

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from bdcc.errors import ModelError
 from bdcc.ir.graph import Conv, Dense, Flatten, Graph, MaxPool, Relu, extent, macs, make_graph
 

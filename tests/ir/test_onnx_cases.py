@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
 from bdcc.approx.simulate import run_float
 from bdcc.errors import ModelError
 from bdcc.ir.onnx_import import load_onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
 
 OPERATORS = frozenset(
     [

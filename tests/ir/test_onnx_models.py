@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
+from onnx_reference import assert_close, check_against_onnxruntime, run_onnxruntime
+
 import zoo
 from bdcc.approx.simulate import run_float
 from bdcc.errors import ModelError
 from bdcc.ir.graph import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, Lrn
 from bdcc.ir.onnx_import import load_onnx
-from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
-from onnx_reference import assert_close, check_against_onnxruntime, run_onnxruntime
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)

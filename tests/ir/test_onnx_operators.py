@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_reference import chain, check_against_onnxruntime, one_node
+
 from bdcc.errors import ModelError
 from bdcc.ir.graph import Conv, Dense, Flatten, Lrn
 from bdcc.ir.onnx_import import load_onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnx_reference import chain, check_against_onnxruntime, one_node
 
 RNG = np.random.default_rng(7)
 PICTURE = (1, 4, 7, 9)

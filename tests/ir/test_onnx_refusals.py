@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_reference import chain, one_node
+
 import zoo
 from bdcc.errors import ModelError
 from bdcc.ir.onnx_import import load_onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnx_reference import chain, one_node
 
 PICTURE = (1, 4, 7, 9)
 ONES = np.ones((6, 4, 3, 3), np.float32)
