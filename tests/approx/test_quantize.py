@@ -1,4 +1,4 @@
-"""The quantizer against scalar arithmetic as in docs/design.md, ranges against exhaustive search."""
+"""The quantizer against scalar arithmetic (docs/design.md), ranges against exhaustive search."""
 
 from __future__ import annotations
 
