@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
- * Instruction sets of x86-64 that are chosen at run time; everywhere else only the generic one exists. Each contains those before it. */
+ * Instruction sets of x86-64 that are chosen at run time; everywhere else only the generic one exists. Each contains
+ * those before it. */
 #ifndef BDCC_ISA_H
 #define BDCC_ISA_H
 
@@ -11,8 +12,7 @@ enum { BDCC_ISA_GENERIC = 0, BDCC_ISA_POPCNT = 1, BDCC_ISA_AVX2 = 2, BDCC_ISA_AV
 #if BDCC_X86
 #define BDCC_TARGET_POPCNT __attribute__((target("popcnt")))
 #define BDCC_TARGET_AVX2 __attribute__((target("popcnt,avx2")))
-#define BDCC_TARGET_AVX512 \
-    __attribute__((target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
+#define BDCC_TARGET_AVX512 __attribute__((target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
 #endif
 
 BDCC_INLINE const char *bdcc_isa_name(int isa) {

@@ -54,6 +54,7 @@ static void *room(size_t bytes) {
 static void run(const case_t *c, FILE *in, FILE *out) {
     kernel_fn *const kernel = find(c->isa, c->bases, c->window.bits);
     bdcc_window_t w = c->window;
+    w.isa = c->isa;
     bdcc_gemm_t g = { .pixels = c->out_w, .blocks = c->blocks, .rows = c->rows, .words = c->words };
     uint64_t *weights = take(in, (size_t)c->weights * sizeof *weights);
     int32_t *coefficients = take(in, (size_t)(c->groups * c->blocks * c->bases * 8) * sizeof *coefficients);

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from bdcc.approx.model import Decomposition
 from bdcc.codegen.packing import Form, Kernel, pack_filters, run_shape, unpack_filters, words_of
 

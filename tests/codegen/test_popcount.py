@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.kernels import adder_network, counter, kernel_parameters, template_variables
 from bdcc.codegen.packing import Form, pack_filters
@@ -160,11 +161,11 @@ def record(
     packed = pack_filters(decomposition, kernel=kernel, groups=case.groups, form=case.form)
     _, blocks, rows, words, bases, _ = packed.weights.shape
     header = struct.pack(
-        "<12i17i",
+        "<12i18i",
         isa, bases, FORMS.index(case.form), *out, case.groups, blocks, rows, words,
         packed.weights.size, packed.valid.size, codes.size,
         *case.size, case.channels, 0, kernel[0], *case.pads, *case.kernel, *case.strides,
-        *case.dilations, bits, case.zero,
+        *case.dilations, bits, case.zero, 0,
     )  # fmt: skip
     parts = (packed.weights, packed.coefficients, packed.valid, codes.transpose(1, 2, 0))
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
