@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bdcc.approx import decompose as module
 from bdcc.approx.decompose import decompose, decompose_filters, weight_error
 from bdcc.approx.model import COEFFICIENT_CAP, MAX_BASES, Decomposition

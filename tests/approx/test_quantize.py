@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from bdcc.approx import quantize as module
 from bdcc.approx.model import DecomposedModel, Decomposition, TensorQuant
 from bdcc.approx.quantize import (

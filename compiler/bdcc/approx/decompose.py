@@ -31,6 +31,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 BLOCK_WEIGHTS = 1 << 20  # of one unit of work; sorted copy and prefix sums: 12 bytes each
+BLOCK_LEVELS = 1 << 13  # of its filters together; each is tried at some hundred scales at once
 RANDOM_STARTS = 10
 OVERSHOOT = 1.9  # of each least-squares step: alternation creeps, this is several times faster
 SHARED = 24  # coefficient vectors that the filters of a block try from each other
@@ -161,7 +162,11 @@ def _decompose_plain(
 
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
     try:
-        futures = [pool.submit(work, layer, rows) for layer in chosen for rows in _blocks(layer)]
+        futures = [
+            pool.submit(work, layer, rows)
+            for layer in chosen
+            for rows in _blocks(layer, bases[layer.name])
+        ]
         for future in as_completed(futures):
             done += future.result()
             progress("decompose", done, total)
@@ -181,8 +186,8 @@ def _empty_decomposition(layer: WeightLayer, bases: int) -> Decomposition:
     )
 
 
-def _blocks(layer: WeightLayer) -> Iterator[slice]:
-    step = max(1, BLOCK_WEIGHTS // layer.weight[0].size)
+def _blocks(layer: WeightLayer, bases: int) -> Iterator[slice]:
+    step = max(1, min(BLOCK_WEIGHTS // layer.weight[0].size, BLOCK_LEVELS >> bases))
     return (slice(start, start + step) for start in range(0, len(layer.weight), step))
 
 
