@@ -110,7 +110,6 @@ class QuantizedModel:
 
 
 ORACLE_FORMAT = 1
-WEIGHT_FIELDS = ("weight", "bias")  # node fields that are arrays
 
 
 def save_oracle(model: QuantizedModel, path: Path) -> None:
@@ -123,10 +122,11 @@ def save_oracle(model: QuantizedModel, path: Path) -> None:
     graph, arrays = model.graph, dict[str, npt.NDArray[Any]]()
     nodes = []
     for index, node in enumerate(graph.nodes):
-        attributes = {
-            f.name: getattr(node, f.name) for f in fields(node) if f.name not in WEIGHT_FIELDS
+        values = {field.name: getattr(node, field.name) for field in fields(node)}
+        described: dict[str, Any] = {
+            "op": type(node).__name__,
+            "attributes": {k: v for k, v in values.items() if not isinstance(v, np.ndarray)},
         }
-        described: dict[str, Any] = {"op": type(node).__name__, "attributes": attributes}
         nodes.append(described)
         if not isinstance(node, Conv | Dense):
             continue
@@ -215,7 +215,7 @@ def _read_oracle(archive: zipfile.ZipFile, description: Mapping[str, Any]) -> Qu
             layers[str(values["name"])] = layer
             values |= {"weight": layer.weights().reshape(shape), "bias": layer.bias}
         elif kind in (Conv, Dense):
-            values |= {field: array(f"{index}.{field}") for field in WEIGHT_FIELDS}
+            values |= {"weight": array(f"{index}.weight"), "bias": array(f"{index}.bias")}
         nodes.append(kind(**values))
     graph = make_graph(
         name=description["name"],

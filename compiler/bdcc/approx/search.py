@@ -249,7 +249,7 @@ class _Measuring:
         return front[good]
 
     def step_up(self, bits: Bits) -> Bits | None:
-        """Raise one layer at a time, the one predicted to gain most, until the tolerance is kept."""
+        """Raise one layer at a time, the one predicted to gain most, until D is kept."""
         while not self.keeps(bits):
             raised = self._neighbours(bits, +1)
             if not raised:

@@ -1,0 +1,104 @@
+"""Tiny seeded networks and pictures for the tests of the oracle, the evaluator and the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
+from bdcc.ir.graph import (
+    F32,
+    Conv,
+    Dense,
+    Flatten,
+    Graph,
+    Lrn,
+    MaxPool,
+    Node,
+    Relu,
+    Softmax,
+    make_graph,
+)
+
+
+def conv(rng: np.random.Generator, name: str, input: str, ci: int, co: int, **options) -> Conv:
+    kernel, groups = options.pop("kernel", (3, 3)), options.get("groups", 1)
+    weight = rng.normal(size=(co, ci // groups, *kernel)) / np.sqrt(
+        ci // groups * np.prod(kernel) / 2
+    )
+    return Conv(
+        name=name,
+        input=input,
+        output=f"{name}_out",
+        weight=weight.astype(np.float32),
+        bias=rng.normal(scale=0.02, size=co).astype(np.float32),
+        **options,
+    )
+
+
+def dense(rng: np.random.Generator, name: str, input: str, k: int, n: int) -> Dense:
+    weight = rng.normal(size=(n, k)) * 3 / np.sqrt(k)
+    return Dense(
+        name=name,
+        input=input,
+        output=f"{name}_out",
+        weight=weight.astype(np.float32),
+        bias=rng.normal(scale=0.02, size=n).astype(np.float32),
+    )
+
+
+def miniature_alexnet(*, convs: int = 3, seed: int = 1) -> Graph:
+    """conv-relu-pool-LRN, grouped convs, two dense layers, Softmax: 3x13x13 -> 5 classes."""
+    rng = np.random.default_rng(seed)
+    nodes: list[Node] = [
+        conv(rng, "conv1", "x", 3, 8, strides=(2, 2), pads=(1, 1, 1, 1)),
+        Relu(name="relu1", input="conv1_out", output="a1"),
+        MaxPool(name="pool1", input="a1", output="p1", kernel=(3, 3), strides=(1, 1)),
+        Lrn(name="norm1", input="p1", output="v1", size=5, alpha=0.1, beta=0.75, bias=2.0),
+    ]
+    for i in range(2, convs + 1):
+        nodes += [
+            conv(rng, f"conv{i}", f"v{i - 1}", 8, 8, pads=(1, 1, 1, 1), groups=2),
+            Relu(name=f"relu{i}", input=f"conv{i}_out", output=f"v{i}"),
+        ]
+    nodes += [
+        MaxPool(name="pool2", input=f"v{convs}", output="p2", kernel=(2, 2), strides=(2, 2)),
+        Flatten(name="flatten", input="p2", output="f"),
+        dense(rng, "fc1", "f", 32, 12),
+        Relu(name="relu_fc1", input="fc1_out", output="f1"),
+        dense(rng, "fc2", "f1", 12, 5),
+        Softmax(name="prob", input="fc2_out", output="y"),
+    ]
+    return make_graph(name="tiny", input_name="x", input_shape=(3, 13, 13), output="y", nodes=nodes)
+
+
+def random_layer(rng: np.random.Generator, shape: Sequence[int], bases: int) -> Decomposition:
+    """Any decomposition of a layer of this weight shape: not a good one."""
+    n, k = shape[0], int(np.prod(shape[1:]))
+    top = COEFFICIENT_CAP[bases] // bases
+    return Decomposition(
+        coefficients=rng.integers(-top, top + 1, size=(n, bases)).astype(np.int16),
+        signs=rng.integers(0, 1 << bases, size=(n, k)).astype(np.uint8),
+        scale=rng.uniform(0.01, 0.02, size=n).astype(np.float32),
+        bias=rng.normal(size=n).astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Picklable pictures: float32 [C, H, W] each, made from its own index."""
+
+    count: int
+    shape: tuple[int, int, int] = (3, 13, 13)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int]) -> F32:
+        pictures = [
+            np.random.default_rng(int(index)).normal(size=self.shape).astype(np.float32)
+            for index in indices
+        ]
+        return np.stack(pictures)

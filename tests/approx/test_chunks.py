@@ -1,0 +1,112 @@
+"""Chunks over processes: the same results with any number of workers, after kills and crashes."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nets import Noise, miniature_alexnet
+
+from bdcc.approx.chunks import ChunkRunner, chunk_bounds
+from bdcc.approx.model import DecomposedModel
+from bdcc.errors import BdccError
+
+MODEL = DecomposedModel(graph=miniature_alexnet(), layers={})
+
+
+def sums(network, pictures, indices) -> np.ndarray:
+    return np.stack([indices, pictures.sum(axis=(1, 2, 3))])
+
+
+def blas_threads(network, pictures, indices) -> np.ndarray:
+    return np.array([int(os.environ["OPENBLAS_NUM_THREADS"]), os.getpid()])
+
+
+def die(network, pictures, indices, *, marker: Path, always: bool) -> np.ndarray:
+    """The worker that meets picture 0 is killed: the first time, or each time."""
+    if indices[0] == 0 and (always or not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sums(network, pictures, indices)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 63, 64, 65, 128, 129, 300, 2020])
+def test_chunks_cover_everything_in_even_numbers(count: int) -> None:
+    bounds = chunk_bounds(count)
+    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in bounds]
+    assert all(0 < size <= 64 for size in sizes)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert count < 2 or len(sizes) % 2 == 0
+
+
+def test_processes_change_nothing() -> None:
+    results = []
+    for workers in (0, 2):
+        with ChunkRunner(MODEL, Noise(150), workers=workers) as runner:
+            results.append(np.concatenate(runner.run(sums, stage="sums"), axis=1))
+            if workers:
+                seen = runner.run(blas_threads, stage="threads")
+                assert {int(threads) for threads, _ in seen} == {1}
+                assert os.getpid() not in {int(pid) for _, pid in seen}
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0][0], np.arange(150))
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done >= 60:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ChunkRunner(MODEL, Noise(300), workers=0) as runner,
+    ):
+        runner.run(sums, stage="sums", store=tmp_path / "kept", progress=interrupt)
+    kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert kept == ["0-50.npy", "50-100.npy"]
+    (tmp_path / "kept" / "50-100.npy").write_bytes(b"cut off")  # a damaged one is made again
+
+    steps: list[tuple[str, int, int]] = []
+    with ChunkRunner(MODEL, Noise(300), workers=0) as runner:
+        result = runner.run(
+            sums, stage="sums", store=tmp_path / "kept", progress=lambda *step: steps.append(step)
+        )
+        assert runner.computed == 5
+    assert steps[0] == ("sums", 50, 300)
+    assert steps[-1] == ("sums", 300, 300)
+    with ChunkRunner(MODEL, Noise(300), workers=0) as runner:
+        whole = runner.run(sums, stage="sums")
+    np.testing.assert_array_equal(np.concatenate(result, axis=1), np.concatenate(whole, axis=1))
+
+
+def test_a_dead_worker_costs_its_chunk_once(tmp_path: Path) -> None:
+    once = functools.partial(die, marker=tmp_path / "died", always=False)
+    with ChunkRunner(MODEL, Noise(4), workers=1) as runner:
+        result = np.concatenate(runner.run(once, stage="sums"), axis=1)
+    assert (tmp_path / "died").exists()
+    np.testing.assert_array_equal(result[0], np.arange(4))
+
+    always = functools.partial(die, marker=tmp_path / "died", always=True)
+    with (
+        pytest.raises(BdccError, match=r"died again.*--workers 1"),
+        ChunkRunner(MODEL, Noise(4), workers=1) as runner,
+    ):
+        runner.run(always, stage="sums")
+
+
+def test_an_interrupted_runner_leaves_no_process() -> None:
+    with ChunkRunner(MODEL, Noise(2), workers=1) as runner:
+        pid = int(runner.run(blas_threads, stage="threads")[0][1])
+        assert pid in {process.pid for process in multiprocessing.active_children()}
+        runner.close(now=True)
+    deadline = time.monotonic() + 10
+    while pid in {process.pid for process in multiprocessing.active_children()}:
+        assert time.monotonic() < deadline, "the worker is still there after 10 s"
+        time.sleep(0.01)
