@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: 0BSD
 """The `bdcc` command: the only file that prints, exits, or draws progress.
 
-Everything heavy is imported inside the command that needs it, so that `bdcc --version` and `--help` answer at once.
-Bad values end with exit code 1 like bad files; 2 is for unknown options and missing arguments alone.
+Everything heavy is imported inside the command that needs it, so that `bdcc --version` and `--help`
+answer at once. Bad values end with exit code 1 like bad files; 2 is for unknown options and missing
+arguments alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdcc.errors import BdccError, DataError, OptionError
+from bdcc.errors import BdccError, OptionError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -27,15 +28,14 @@ MISSED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 an error in one line, 2 usage, 3 missed, 4 differs, 5 build, 130."""
+    """Runs the command line and exits: 0 done, 1 an error in one line, 2 usage, 3 missed, 4
+    differs, 5 build, 130.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:
         click.echo(f"bdcc: {error}", err=True)
-        status = error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
         status = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class _Value(click.ParamType[Any]):
-    """A value whose text `parse` turns into what the option means; a ValueError says what was wrong with it."""
+    """A value whose text `parse` turns into what the option means; a ValueError says what was wrong
+    with it.
+    """
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name, self._parse = name, parse
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -95,6 +95,7 @@ NUMBERS = _Value("a list of numbers like 1,2,3", _numbers)
 COUNTS = _Value("a whole number, a list like 4,3,2, or auto", _counts)
 WORKERS = _Value("a whole number or dask:ADDRESS", _workers)
 NAMES = _Value("a list of names", _names)
+TEXT = _Value("text", str)
 PATH = _Value("a path", Path)
 CACHE = _Value("a folder or off", lambda text: text if text == "off" else Path(text))
 
@@ -103,7 +104,8 @@ CACHE = _Value("a folder or off", lambda text: text if text == "off" else Path(t
 
 
 class _Watch:
-    """Draws progress(stage, done, total) on stderr: bars with the time left, or a line now and then without a terminal.
+    """Draws progress(stage, done, total) on stderr: bars with the time left, or a line now and then
+    without a terminal.
 
     A stage shows up once it has taken two seconds.
     """
@@ -171,20 +173,27 @@ class _Watch:
         self.close()
 
 
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _print_json(value: Any) -> None:
     from bdcc.report.report import dump_json
 
     click.echo(dump_json(value), nl=False)
 
 
-JSON = click.option("--json", "as_json", is_flag=True, help="The report on stdout, all else on stderr.")
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="The report on stdout, all else on stderr."
+)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="bdcc", prog_name="bdcc")
 def cli() -> None:
-    """Compile a float ONNX CNN, without retraining, to a portable C project that computes with a few binary weights and
+    """Compile a float ONNX CNN, without retraining, to a portable C project that computes with a
+    few binary weights and
     low-bit activations."""
 
 
@@ -194,54 +203,60 @@ def _examples(*lines: str) -> str:
 
 # --- compile --------------------------------------------------------------------------------------
 
-COMPILE_OPTIONS = (
-    click.option("--data", type=PATH, help="Pictures to search on: a folder per class, a folder with labels.csv "
-                 "(file,index), an .npz (images, labels), or a folder of pictures. Without it pictures are generated."),
-    click.option("--calib", type=PATH, help="Pictures to calibrate on  [default: 10 % of --data, at most 600]"),
-    click.option("--holdout", type=PATH, help="Pictures that the search never sees  [default: 25 % of --data]"),
-    click.option("--D", "--max-drop", "max_drop_pp", type=NUMBER, metavar="PP",
-                 help="Tolerance: percentage points of the metric below the float model  [default: 1]"),
-    click.option("--strict", is_flag=True, help="The holdout pictures have to keep the tolerance too."),
-    click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder of the project."),
-    click.option("--force", is_flag=True, help="Replace a project in OUT, and nothing but a project."),
-    click.option("--name", metavar="NAME", help="Prefix of the C names  [default: the file's name]"),
-    click.option("--bases", type=COUNTS, default="auto", show_default=True, metavar="N|auto|N1,N2,..",
-                 help="Binary bases B: one value, one per conv layer, or one per decomposed layer."),
-    click.option("--q", type=COUNTS, default="auto", show_default=True, metavar="N|auto|N1,N2,..",
-                 help="Activation bits Q, in the same forms; auto searches."),
-    click.option("--decompose", default="plain", show_default=True, metavar="plain|aware"),
-    click.option("--range", default="clip", show_default=True, metavar="clip|minmax|dynamic",
-                 help="How activation ranges are chosen; dynamic takes them from each picture."),
-    click.option("--search", default="measured", show_default=True, metavar="measured|paper"),
-    click.option("--objective", default="latency", show_default=True, metavar="latency|size|ops"),
-    click.option("--kernel", default="auto", show_default=True, metavar="auto|popcount|lut|bytedot"),
-    click.option("--target", default="host", show_default=True, metavar="NAME", help="See bdcc targets."),
-    click.option("--flash", "flash_bytes", type=INTEGER, metavar="BYTES", help="The most that the weights may take."),
-    click.option("--ram", "ram_bytes", type=INTEGER, metavar="BYTES", help="The most that the arena may take."),
-    click.option("--metric", metavar="top1|top5", help="[default: top5, top1 below 20 outputs]"),
-    click.option("--keep-float", type=NAMES, default="", metavar="LAYER,..", help="Layers that are not decomposed."),
-    click.option("--float", "float_only", is_flag=True, help="Decompose nothing: exact C of the float model."),
-    click.option("--classes", type=PATH, metavar="FILE", help="A line per class: folder, optionally tab and label."),
-    click.option("--preset", default="torchvision", show_default=True, metavar="torchvision|caffe|unit|raw",
-                 help="(pixel - mean) / std * scale, for a pixel in 0..255."),
-    click.option("--mean", type=NUMBERS, metavar="R,G,B"),
-    click.option("--std", type=NUMBERS, metavar="R,G,B"),
-    click.option("--scale", type=NUMBER, metavar="S"),
-    click.option("--channels", metavar="rgb|bgr"),
-    click.option("--resize", default="stretch", show_default=True, metavar="stretch|crop:SIZE"),
-    click.option("--limit", type=INTEGER, default=5000, show_default=True, metavar="N",
-                 help="Search pictures, drawn evenly over the classes; 0: all."),
-    click.option("--seed", type=INTEGER, default=0, show_default=True, metavar="N"),
-    click.option("--workers", type=WORKERS, metavar="N|dask:ADDRESS", help="[default: the number of CPUs]"),
-    click.option("--cache", type=CACHE, metavar="DIR|off", help="[default: $BDCC_CACHE or the user's cache folder]"),
-    click.option("--cost-table", default="default", show_default=True, metavar="FILE|default"),
-    click.option("--resume", is_flag=True, help="Go on after an interruption, and say what was found."),
-)  # fmt: skip
+# Flags, type (None: a switch), metavar, help. What is not given is not passed on: the defaults are
+# those of CompileOptions.
+COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
+    ("--data", PATH, "DIR|FILE.npz", "Pictures to search on; without it they are generated."),
+    ("--calib", PATH, "DIR|FILE.npz", "To calibrate on  [default: 10 % of --data, at most 600]"),
+    ("--holdout", PATH, "DIR|FILE.npz", "Never seen by the search  [default: 25 % of --data]"),
+    ("--D --max-drop", NUMBER, "PP", "Tolerance: points below the float model  [default: 1]"),
+    ("--strict", None, None, "The holdout pictures have to keep the tolerance too."),
+    ("--force", None, None, "Replace a project in OUT, and nothing but a project."),
+    ("--name", TEXT, "NAME", "Prefix of the C names  [default: the file's name]"),
+    ("--bases", COUNTS, "N|auto|N1,..", "B: one value, one per conv, or one per decomposed layer."),
+    (
+        "--q",
+        COUNTS,
+        "N|auto|N1,..",
+        "Activation bits, in the same forms  [default: auto, a search]",
+    ),
+    ("--decompose", TEXT, "plain|aware", "How weights are decomposed  [default: plain]"),
+    ("--range", TEXT, "clip|minmax|dynamic", "How activation ranges are chosen  [default: clip]"),
+    ("--search", TEXT, "measured|paper", "How bits are chosen  [default: measured]"),
+    ("--objective", TEXT, "latency|size|ops", "What is made small; here always B * Q * MACs."),
+    ("--kernel", TEXT, "auto|popcount|lut|bytedot", "Kernel family  [default: auto]"),
+    ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
+    ("--flash", INTEGER, "BYTES", "The most that the weights may take."),
+    ("--ram", INTEGER, "BYTES", "The most that the arena may take."),
+    ("--metric", TEXT, "top1|top5", "[default: top5, top1 below 20 outputs]"),
+    ("--keep-float", NAMES, "LAYER,..", "Layers that are not decomposed."),
+    ("--float", None, None, "Decompose nothing: exact C of the float model."),
+    ("--classes", PATH, "FILE", "A line per class: folder, optionally tab and label."),
+    ("--preset", TEXT, "torchvision|caffe|unit|raw", "Preprocessing  [default: torchvision]"),
+    ("--mean", NUMBERS, "R,G,B", "(pixel - mean) / std * scale, for a pixel in 0..255."),
+    ("--std", NUMBERS, "R,G,B", "Always in R,G,B order; one value serves all channels."),
+    ("--scale", NUMBER, "S", "A last factor."),
+    ("--channels", TEXT, "rgb|bgr", "The order that the model wants."),
+    ("--resize", TEXT, "stretch|crop:SIZE", "How pictures get its size  [default: stretch]"),
+    ("--limit", INTEGER, "N", "Search pictures, evenly over classes; 0: all  [default: 5000]"),
+    ("--seed", INTEGER, "N", "Of every random draw  [default: 0]"),
+    ("--workers", WORKERS, "N|dask:ADDRESS", "Processes and threads  [default: one per CPU]"),
+    ("--cache", CACHE, "DIR|off", "[default: $BDCC_CACHE or the user's cache folder]"),
+    ("--cost-table", TEXT, "FILE|default", "What kernels cost  [default: default]"),
+    ("--resume", None, None, "Go on after an interruption, and say what was found finished."),
+)
+FIELDS = {"D": "max_drop_pp", "float": "float_only", "flash": "flash_bytes", "ram": "ram_bytes"}
 
 
 def _with_compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(COMPILE_OPTIONS):
-        command = option(command)
+    for flags, kind, metavar, text in reversed(COMPILE_OPTIONS):
+        names = flags.split()
+        plain = names[0].removeprefix("--")
+        field = FIELDS.get(plain, plain.replace("-", "_"))
+        if kind is None:
+            command = click.option(*names, field, is_flag=True, help=text)(command)
+        else:
+            command = click.option(*names, field, type=kind, metavar=metavar, help=text)(command)
     return command
 
 
@@ -254,19 +269,21 @@ def _with_compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.argument("model", type=PATH, metavar="MODEL.onnx")
 @_with_compile_options
+@click.option(
+    "-o", "--output", type=PATH, required=True, metavar="OUT", help="The project's folder."
+)
 @JSON
 def compile_command(model: Path, as_json: bool, **options: Any) -> int:
     """Compile MODEL.onnx to a C project in OUT that keeps its accuracy within the tolerance D."""
     from bdcc.pipeline import CompileOptions, compile_model
     from bdcc.report.text import layer_table, summary
 
+    chosen = CompileOptions(**{key: v for key, v in options.items() if v is not None})
     with _Watch() as watch:
-        result = compile_model(
-            model, CompileOptions(**options), progress=watch, say=lambda line: click.echo(line, err=True)
-        )
+        result = compile_model(model, chosen, progress=watch, say=_tell)
     report = result.report.as_json()
     for warning in report["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        _tell(f"warning: {warning}")
     if as_json:
         _print_json(report)
     else:
@@ -275,7 +292,7 @@ def compile_command(model: Path, as_json: bool, **options: Any) -> int:
         for note in report["notes"]:
             click.echo(note)
     if result.missed:
-        click.echo(f"bdcc: {result.missed}", err=True)
+        _tell(f"bdcc: {result.missed}")
         return MISSED
     return 0
 
@@ -300,19 +317,32 @@ def inspect(model: Path, as_json: bool) -> None:
 # --- a project ------------------------------------------------------------------------------------
 
 
-@cli.command(
-    epilog=_examples("bdcc verify out", "bdcc verify out --images 3 --dump layers.npz")
-)
+@cli.command(epilog=_examples("bdcc verify out", "bdcc verify out --images 3 --dump layers.npz"))
 @click.argument("project", type=PATH, metavar="OUT")
-@click.option("--images", type=INTEGER, default=2, show_default=True, metavar="N",
-              help="Pictures beside the adversarial inputs.")  # fmt: skip
-@click.option("--data", type=PATH, metavar="DIR", help="Take the pictures from here  [default: generated]")
-@click.option("--dump", type=PATH, metavar="FILE", help="Write the layers' outputs for the first picture as .npz.")
+@click.option(
+    "--images",
+    type=INTEGER,
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Pictures beside the adversarial inputs.",
+)
+@click.option(
+    "--data", type=PATH, metavar="DIR", help="Take the pictures from here  [default: generated]"
+)
+@click.option(
+    "--dump",
+    type=PATH,
+    metavar="FILE",
+    help="Write the layers' outputs for the first picture as .npz.",
+)
 @JSON
 def verify(project: Path, images: int, data: Path | None, dump: Path | None, as_json: bool) -> None:
-    """Build the project in OUT and compare every layer of its library, bit for bit, with the oracle."""
-    from bdcc.pipeline.project import dump_layers, open_project, sample_pictures
+    """Build the project in OUT and compare every layer of its library, bit for bit, with the
+    oracle.
+    """
     from bdcc.host.verify import verify as verify_project
+    from bdcc.pipeline.project import dump_layers, open_project, sample_pictures
 
     opened = open_project(project)
     if images < 1:
@@ -330,7 +360,12 @@ def verify(project: Path, images: int, data: Path | None, dump: Path | None, as_
 )
 @click.argument("project", type=PATH, metavar="OUT")
 @click.argument("picture", type=PATH, metavar="PICTURE")
-@click.option("--model", type=PATH, metavar="MODEL.onnx", help="Show the float model's answer and each layer's SQNR.")
+@click.option(
+    "--model",
+    type=PATH,
+    metavar="MODEL.onnx",
+    help="Show the float model's answer and each layer's SQNR.",
+)
 @JSON
 def run(project: Path, picture: Path, model: Path | None, as_json: bool) -> None:
     """Classify PICTURE with the library built from OUT: its first five classes."""
@@ -341,11 +376,24 @@ def run(project: Path, picture: Path, model: Path | None, as_json: bool) -> None
 
 
 @cli.command(
-    epilog=_examples("bdcc eval out --data pictures", "bdcc eval out --data pictures --limit 3 --json")
+    epilog=_examples(
+        "bdcc eval out --data pictures", "bdcc eval out --data pictures --limit 3 --json"
+    )
 )
 @click.argument("project", type=PATH, metavar="OUT")
-@click.option("--data", type=PATH, required=True, metavar="DIR", help="Labelled pictures, as compile takes them.")
-@click.option("--classes", type=PATH, metavar="FILE", help="A line per class: folder, optionally tab and label.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    help="Labelled pictures, as compile takes them.",
+)
+@click.option(
+    "--classes",
+    type=PATH,
+    metavar="FILE",
+    help="A line per class: folder, optionally tab and label.",
+)
 @click.option("--limit", type=INTEGER, default=0, show_default=True, metavar="N", help="0: all.")
 @click.option("--threads", type=INTEGER, metavar="N", help="[default: the number of CPUs]")
 @JSON
@@ -360,7 +408,12 @@ def eval(  # the command's name
             raise OptionError(f"{value} is below {least}", layer=option)
     with _Watch() as watch:
         result = evaluate_project(
-            open_project(project), data, classes=classes, limit=limit, threads=threads, progress=watch
+            open_project(project),
+            data,
+            classes=classes,
+            limit=limit,
+            threads=threads,
+            progress=watch,
         )
     _print_json(result) if as_json else click.echo(evaluation_text(result))
 
@@ -369,7 +422,9 @@ def eval(  # the command's name
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option("--threads", type=INTEGER, default=1, show_default=True, metavar="N")
 @click.option("--layers", is_flag=True, help="The time of each layer too.")
-@click.option("--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]")
+@click.option(
+    "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
+)
 @JSON
 def bench(project: Path, threads: int, layers: bool, isa: str | None, as_json: bool) -> None:
     """Time one inference of the library built from OUT."""
@@ -393,7 +448,14 @@ def targets(as_json: bool) -> None:
 
     if as_json:
         _print_json(
-            {"targets": [{"name": t.name, "description": t.description, "cflags": t.cflags} for t in TARGETS]}
+            {
+                "targets": [
+                    {"name": t.name, "description": t.description, "cflags": t.cflags}
+                    for t in TARGETS
+                ]
+            }
         )
     else:
-        click.echo(table(["target", "what"], [[t.name, f"{t.description} ({t.cflags})"] for t in TARGETS]))
+        click.echo(
+            table(["target", "what"], [[t.name, f"{t.description} ({t.cflags})"] for t in TARGETS])
+        )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from bdcc.data.listing import Listing, draw, list_pictures, read_classes, split
 from bdcc.errors import DataError
-from PIL import Image
 
 SHAPE = (3, 6, 8)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from bdcc.data.generate import generate_images, generate_pictures
 from bdcc.data.listing import list_pictures
 from bdcc.data.pictures import Pictures, load_pictures, read_pictures
 from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError
-from PIL import Image
 
 SHAPE = (3, 6, 8)
 PRE = make_preprocess(shape=SHAPE, preset="caffe")

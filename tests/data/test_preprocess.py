@@ -5,15 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from bdcc.data.preprocess import PRESETS, Preprocess, make_preprocess
 from bdcc.errors import OptionError
-from PIL import Image
 
 RGB = (3, 5, 7)
 
 
 def slow_apply(pre: Preprocess, images: np.ndarray) -> np.ndarray:
-    """The definition, pixel by pixel: mean and std in R,G,B order, then the model's channel order."""
+    """The definition, pixel by pixel: in R,G,B order, then in the model's."""
     n, h, w, c = images.shape
     out = np.empty((n, c, h, w), np.float32)
     for index in np.ndindex(n, h, w):

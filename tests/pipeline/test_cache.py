@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bdcc.errors import OutputError
 from bdcc.pipeline.cache import Cache, default_folder, open_cache
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Dense, Flatten, Graph, make_graph
 from bdcc.pipeline.options import CompileOptions, choose_layers, default_metric

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from bdcc.errors import OutputError
 from bdcc.pipeline.output import check_output, listed_files, staged, write_manifest
 
@@ -55,7 +56,7 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 
 def test_a_folder_with_anything_in_it_is_refused(tmp_path: Path) -> None:
     make_project(tmp_path / "out")
-    with pytest.raises(OutputError, match="not empty.*--force"):
+    with pytest.raises(OutputError, match=r"not empty.*--force"):
         make_project(tmp_path / "out", "two")
     assert (tmp_path / "out/src/model.c").read_text() == "one"
 

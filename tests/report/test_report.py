@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+
 from bdcc.report.report import (
     LayerRow,
     Report,
@@ -117,7 +118,7 @@ def test_reports_are_read_back_or_refused(tmp_path: Path) -> None:
     assert read_report(tmp_path) == json.loads(json.dumps(report))
     for content in ("{", "[]", '{"schema": 2}'):
         (tmp_path / "report.json").write_text(content)
-        with pytest.raises(ValueError, match="schema 1|Expecting"):
+        with pytest.raises(ValueError, match=r"schema 1|Expecting"):
             read_report(tmp_path)
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import bdcc
 import numpy as np
 import numpy.typing as npt
+
+import bdcc
 from bdcc.errors import OutputError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -35,7 +36,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """folder: where everything lies; counts: how many entries of each kind this run found and made."""
+    """folder: where all of it lies; counts: how many entries of each kind were found and made."""
 
     folder: Path
     counts: dict[str, Counts] = field(default_factory=dict)
@@ -132,7 +133,7 @@ def open_cache(choice: Path | Literal["off"] | None) -> Iterator[Cache]:
 
 
 def sources_digest() -> str:
-    """Of the Python files that results depend on: a changed bdcc never meets an old bdcc's entries."""
+    """Of the Python files that results depend on: a changed bdcc meets no entries of an old one."""
     state = hashlib.sha256()
     root = Path(bdcc.__file__).parent
     for room in ("ir", "approx", "data"):

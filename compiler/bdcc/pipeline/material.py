@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: 0BSD
-"""The pictures of a compilation, what they are judged by, and what the float model makes of them."""
+"""The pictures of a compilation, what they are judged by, and the float model's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ IN_PROCESS_MACS = 20e9
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Material:
-    """The pictures of each part. judge: labels, agreement or generated; class_labels: of the outputs, or empty."""
+    """The pictures of each part. judge: labels, agreement or generated; class_labels: of the
+    outputs, or empty.
+    """
 
     search: Pictures
     calib: Pictures
@@ -42,7 +45,9 @@ class Material:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Pictures with the labels they are judged by, and the float model's ranks of these (int32 [N])."""
+    """Pictures with the labels they are judged by, and the float model's ranks of these (int32
+    [N]).
+    """
 
     pictures: Pictures
     labels: I64
@@ -61,7 +66,9 @@ def gather(
     cache: Cache,
     progress: Progress | None,
 ) -> Material:
-    """The pictures that the options name, shared out, decoded and at the model's size. Raises DataError."""
+    """The pictures that the options name, shared out, decoded and at the model's size. Raises
+    DataError.
+    """
     shape, outputs, store = graph.shapes[graph.input], outputs_of(graph), cache.folder / "pictures"
     named = None if options.classes is None else read_classes(options.classes, outputs=outputs)
 
@@ -128,7 +135,9 @@ def judge(
     cache: Cache,
     progress: Progress | None,
 ) -> tuple[Judged, Judged, tuple[str, ...]]:
-    """Search and holdout pictures with what they are judged by, and warnings about the preprocessing."""
+    """Search and holdout pictures with what they are judged by, and warnings about the
+    preprocessing.
+    """
     variants = _preset_variants(graph, material)
     source = JoinedPictures(
         parts=(material.search, material.holdout, *(pictures for _, pictures in variants))
@@ -138,7 +147,7 @@ def judge(
     with ChunkRunner(DecomposedModel(graph=graph, layers={}), source, workers=workers) as runner:
         logits = measure_logits(runner, {}, stage="float model", store=store, progress=progress)
     starts = source.starts
-    parts = [logits[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [logits[a:b] for a, b in pairwise(starts)]
     agreement = material.judge != "labels"
     judged = [
         _judge_part(pictures, part, agreement=agreement)

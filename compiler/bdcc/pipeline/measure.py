@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from bdcc.approx.evaluate import I32, ranks_of
 from bdcc.data.pictures import Pictures, Progress
 from bdcc.host.library import Library
@@ -62,7 +63,7 @@ def built_ranks(
 
 
 def content_digest(project: Path) -> str:
-    """Of the sources of a project: the names and bytes of its files, reports and build/ left out."""
+    """Of a project's sources: names and bytes of its files, reports and build/ left out."""
     state = hashlib.sha256()
     for file in sorted(project.rglob("*")):
         name = file.relative_to(project)

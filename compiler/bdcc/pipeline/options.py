@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
 from bdcc.approx.model import MAX_BASES, MAX_BITS
 from bdcc.approx.quantize import RangeMode
+from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
@@ -179,6 +181,11 @@ class Layers:
     convs: tuple[str, ...]
     fixed_bits: Mapping[str, int] | None
     dense_bits: Mapping[str, int]
+
+    @property
+    def fewest_bits(self) -> Mapping[str, int]:
+        """The least that any choice can have: what its weights and arena take at the least."""
+        return self.fixed_bits or {**dict.fromkeys(self.convs, SEARCHED_BITS[0]), **self.dense_bits}
 
 
 def choose_layers(graph: Graph, options: CompileOptions) -> Layers:

@@ -26,7 +26,7 @@ def listed_files(project: Path) -> frozenset[str]:
 
 
 def write_manifest(project: Path) -> None:
-    """Names every file of the project but the manifest, one a line, sorted; nothing under build/."""
+    """Names every file of the project but the manifest, one a line; nothing under build/."""
     names = sorted(
         path.relative_to(project).as_posix()
         for path in project.rglob("*")

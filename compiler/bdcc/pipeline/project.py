@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bdcc.approx.evaluate import ranks_of
 from bdcc.approx.model import load_oracle
 from bdcc.approx.quantize import dequantize
@@ -126,7 +127,6 @@ def _layer_ratios(
             quant = tensors[fact["quant"]]
             assert quant.delta is not None, "codes in memory have a static range"
             found = dequantize(found, quant.delta, quant.zero_point)
-        exact = floats[step.tensor].reshape(found.shape)
         ratio, exactly = _sqnr_db(floats[step.tensor].reshape(found.shape), found)
         rows.append(
             {

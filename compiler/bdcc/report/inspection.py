@@ -94,6 +94,6 @@ def inspection_text(found: Mapping[str, Any]) -> str:
             "",
             table(header, rows, left=3),
             "",
-            f"--keep-float takes: {', '.join(found['keep_float']) or 'nothing, there are no weights'}",
+            f"--keep-float takes: {', '.join(found['keep_float']) or 'nothing'}",
         )
     )

@@ -91,7 +91,8 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         ("tolerance", f"{report['max_drop_pp']:g} points: {met}"),
         (
             "weights",
-            f"{size(sizes['weight_bytes'])}, {share:.1f} % of float ({size(sizes['float_weight_bytes'])})",
+            f"{size(sizes['weight_bytes'])}, {share:.1f} % of "
+            f"{size(sizes['float_weight_bytes'])} in float",
         ),
         ("arena", size(sizes["arena_bytes"])),
     ]

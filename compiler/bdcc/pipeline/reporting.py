@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: 0BSD
+"""What a compilation says of its result: rows per layer, warnings, notes, and whether the tolerance
+is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import bdcc
+from bdcc.approx.decompose import weight_error
+from bdcc.codegen.plan import DeploymentPlan
+from bdcc.ir.graph import macs, op_name
+from bdcc.pipeline.material import Material
+from bdcc.pipeline.options import AUTO_BASES, CompileOptions
+from bdcc.pipeline.searching import Choice
+from bdcc.report.report import Drop, LayerRow, Report
+
+
+def make_report(
+    plan: DeploymentPlan,
+    choice: Choice,
+    *,
+    model_name: str,
+    options: CompileOptions,
+    material: Material,
+    metric: str,
+    max_drop_pp: float,
+    decomposed: float,
+    drops: tuple[Drop, Drop],
+    code_bytes: int | None,
+    warnings: Sequence[str],
+) -> Report:
+    """drops: on the search and on the holdout pictures."""
+    graph = plan.model.graph
+    return Report(
+        bdcc_version=bdcc.__version__,
+        fingerprint=f"{plan.fingerprint:016x}",
+        target=plan.target.name,
+        model_name=model_name,
+        model_sha256=graph.sha256,
+        options=options.as_json(),
+        preprocess=material.search.preprocess.as_json(),
+        max_drop_pp=max_drop_pp,
+        met=drops[0].drop_pp <= max_drop_pp,
+        warnings=(*warnings, *_tolerance_warning(drops[0], max_drop_pp)),
+        notes=_notes(options, judge=material.judge, samples=drops[0].samples),
+        layers=_layer_rows(plan, choice),
+        judge=material.judge,
+        metric=metric,
+        decomposed=decomposed,
+        predicted=choice.predicted,
+        search_drop=drops[0],
+        holdout_drop=drops[1],
+        calib_samples=len(material.calib),
+        weight_bytes=plan.blob_bytes,
+        float_weight_bytes=sum(
+            4 * (layer.weight.size + layer.bias.size) for layer in graph.weight_layers
+        ),
+        arena_bytes=plan.arena_bytes,
+        code_bytes=code_bytes,
+        search_method=choice.method,
+        evaluations=choice.evaluations,
+        table=choice.table,
+    )
+
+
+def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
+    graph, model = plan.model.graph, plan.model
+    owners = {name: step.layer for step in plan.steps for name in step.sections}
+    rows = []
+    for layer in graph.weight_layers:
+        one = model.decomposed.layers.get(layer.name)
+        bits = None if one is None else model.tensors[layer.input].bits
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                op=op_name(layer),
+                bases=None if one is None else one.bases,
+                q=bits,
+                macs=macs(layer, graph.shapes),
+                weight_bytes=sum(
+                    section.array.nbytes
+                    for section in plan.sections
+                    if owners.get(section.name) == layer.name
+                ),
+                kernel=None if one is None else f"bdcc_popcount_b{one.bases}q{bits}",
+                weight_error=None if one is None else round(weight_error(layer.weight, one), 9),
+                predicted_drop_pp=choice.predicted_drops.get(layer.name),
+            )
+        )
+    return tuple(rows)
+
+
+def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
+    if max_drop_pp >= 2 * drop.error_pp:
+        return ()
+    return (
+        f"the tolerance of {max_drop_pp:g} points is under two standard errors of the drop "
+        f"({drop.error_pp:.2f} on {drop.samples} pictures): more pictures would tell more",
+    )
+
+
+def _notes(options: CompileOptions, *, judge: str, samples: int) -> tuple[str, ...]:
+    notes = []
+    if options.bases == "auto" and not options.float_only:
+        notes.append(f"--bases auto means {AUTO_BASES} in this version")
+    if judge == "generated":
+        notes.append(
+            f"judged on {samples} generated pictures, which shows how closely the compiled network "
+            "follows the float one, not how often either is right; give --data for that"
+        )
+    if options.target == "host":
+        notes.append("built for this machine (--target host); bdcc targets lists the others")
+    return tuple(notes)
+
+
+def find_missed(report: Report, options: CompileOptions) -> str | None:
+    """Why the tolerance counts as missed (exit code 3), or None.
+
+    Given bits bind themselves to a tolerance only when one was given; --strict wants the holdout
+    pictures to keep it too.
+    """
+    drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
+    searched = report.search_method in ("measured", "paper")
+    if not report.met and (searched or options.max_drop_pp is not None or options.strict):
+        best = ", ".join(f"{row.name} {row.q}" for row in report.layers if row.q is not None)
+        return (
+            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
+            f"{drop:.2f} (bits: {best or 'all float'}); its project is in {options.output}"
+        )
+    if options.strict and held > report.max_drop_pp:
+        return (
+            f"the holdout pictures miss the tolerance of {report.max_drop_pp:g} points: they drop "
+            f"{held:.2f}; the project is in {options.output}"
+        )
+    return None

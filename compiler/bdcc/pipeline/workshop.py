@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: 0BSD
+"""How quantized models become projects: every candidate is written and built once, and the chosen
+one is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bdcc.approx.model import QuantizedModel
+from bdcc.codegen.emit import emit
+from bdcc.codegen.plan import DeploymentPlan, make_plan
+from bdcc.codegen.targets import Target
+from bdcc.data.generate import generate_pictures
+from bdcc.data.preprocess import Preprocess
+from bdcc.errors import OptionError
+
+GOLDEN_PICTURES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Workshop:
+    """folder: where projects are written, each in a folder of its own; the rest is the same for all
+    of them.
+    """
+
+    folder: Path
+    name: str
+    target: Target
+    preprocess: Preprocess
+    class_labels: tuple[str, ...]
+    seed: int
+    flash_bytes: int | None
+    ram_bytes: int | None
+    written: dict[tuple[tuple[str, int], ...], Path] = field(default_factory=dict)
+
+    def plan(self, model: QuantizedModel) -> DeploymentPlan:
+        """Raises OptionError if the weights or the arena take more than they may."""
+        plan = make_plan(
+            model,
+            name=self.name,
+            target=self.target,
+            preprocess=self.preprocess,
+            labels=self.class_labels,
+        )
+        for option, what, needed, allowed in (
+            ("--flash", "weights", plan.blob_bytes, self.flash_bytes),
+            ("--ram", "arena", plan.arena_bytes, self.ram_bytes),
+        ):
+            if allowed is not None and needed > allowed:
+                raise OptionError(
+                    f"the {what} of this choice take {needed} bytes, allowed are {allowed}",
+                    layer=option,
+                )
+        return plan
+
+    def project(self, model: QuantizedModel) -> Path:
+        """The folder with the model's sources. Models differ in their bits alone.
+
+        Golden vectors are generated pictures: nobody's photographs are handed on with a project.
+        """
+        bits = tuple(sorted((tensor, quant.bits) for tensor, quant in model.tensors.items()))
+        if bits not in self.written:
+            folder = self.folder / f"candidate{len(self.written)}"
+            folder.mkdir()
+            golden = generate_pictures(
+                GOLDEN_PICTURES,
+                shape=model.graph.shapes[model.graph.input],
+                preprocess=self.preprocess,
+                seed=self.seed,
+            )
+            emit(self.plan(model), folder, pictures=golden.batch(range(GOLDEN_PICTURES)))
+            self.written[bits] = folder
+        return self.written[bits]
