@@ -36,7 +36,7 @@ from bdcc.ir.graph import Flatten, Graph, Relu, infer_shapes, macs
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
 
-# --- measuring ------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_chains_are_told_from_forks() -> None:
     assert not is_chain(Graph(name="g", input="x", output="y", nodes=nodes, shapes=shapes))
 
 
-# --- choosing -------------------------------------------------------------------------------
+# --- choosing -----------------------------------------------------------------------------
 
 
 def made_up(rng: np.random.Generator, layers: int, *, pairs: bool = True, total=200) -> Tables:
@@ -364,6 +364,16 @@ def test_layers_that_share_a_tensor_share_its_bits() -> None:
     )
     assert choice.bits["a"] == choice.bits["b"]
     assert choice.tried[0].cost == 2 * choice.tried[0].bits["a"] + choice.tried[0].bits["c"]
+
+
+def test_nothing_to_choose() -> None:
+    """Dense layers only: their bits are fixed, and the one choice is the empty one."""
+    tables = Tables(layers=(), bits=BITS, total=10, reference=9, base=8, singles=(), pairs=())
+    paper = choose_paper(tables, 5.0)
+    assert (paper.bits, paper.predicted, paper.met) == ({}, 90.0, True)
+    for hits, met in ((80.0, False), (90.0, True)):
+        choice = choose_measured(tables, 5.0, cost=cost_of, measure=lambda bits, hits=hits: hits)
+        assert (choice.bits, choice.met) == ({}, met)
 
 
 def test_cost_counts_bit_operations(model: DecomposedModel) -> None:

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +50,7 @@ class ChunkRunner:
         self.computed = 0  # chunks computed, not found in a store
         self._pool: ProcessPoolExecutor | None = None
         self._network: Network | None = None
-        self._others = frozenset(multiprocessing.active_children())
+        self._processes: set[BaseProcess] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +67,9 @@ class ChunkRunner:
         """End the workers; `now` does not wait for the chunks at hand."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-            if now:
-                for process in multiprocessing.active_children():
-                    if process not in self._others:
-                        process.terminate()
-            self._pool = None
+            for process in self._processes if now else ():
+                process.terminate()
+            self._pool, self._processes = None, set()
 
     def run(
         self,
@@ -142,10 +141,12 @@ class ChunkRunner:
                 initializer=_start,
                 initargs=(self.model, self.pictures),
             )
-        with _one_blas_thread():  # the processes start, and inherit this, when they are given work
+        others = set(multiprocessing.active_children())
+        with _one_blas_thread():  # the processes start, and inherit this, when they get work
             futures: dict[Future[Array], int] = {
                 self._pool.submit(_work, work, bounds[index]): index for index in indices
             }
+        self._processes |= set(multiprocessing.active_children()) - others
         for future in as_completed(futures):
             yield futures[future], future.result()
 

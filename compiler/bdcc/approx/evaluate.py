@@ -8,7 +8,7 @@ that logits differ in the last bits; what is finally reported comes from the exa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
@@ -39,6 +39,7 @@ I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 
 PICTURES = 8  # run through the convolutions together: their maps stay near the L2 cache
+OBSERVED = 64  # calibration pictures at a time
 COLUMNS = 2 << 20  # floats of one im2col matrix
 
 
@@ -96,7 +97,8 @@ def forward(
 ) -> dict[str, F32]:
     """`values` and what `nodes` make of them.
 
-    A tensor named in `quants` is quantized where a weight layer reads it.
+    A tensor named in `quants` is quantized where a weight layer reads it. The output of a layer that
+    only a Relu reads is overwritten by it.
     """
     out = dict(values)
     rounded: dict[str, F32] = {}
@@ -110,6 +112,44 @@ def forward(
         alone = len(network.graph.consumers(node.input)) == 1 and node.input not in values
         out[node.output] = _step(network, node, x, scratch=mine and alone)
     return out
+
+
+def forward_all(
+    network: Network, pictures: F32, quants: Mapping[str, TensorQuant], *, keep: Collection[str]
+) -> dict[str, F32]:
+    """The tensors `keep` for pictures [n, C, H, W]: maps a few at a time, dense layers together."""
+    graph = network.graph
+    head, tail = split_at_dense(graph)
+    wanted = {*keep, *inputs_of(graph, tail)}
+    parts = []
+    for start in range(0, len(pictures), PICTURES):
+        x = {graph.input: nhwc(pictures[start : start + PICTURES])}
+        values = forward(network, head, x, quants)
+        parts.append({name: value for name, value in values.items() if name in wanted})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = forward(network, tail, joined, quants)
+    return {name: values[name] for name in keep}
+
+
+def split_at_dense(graph: Graph) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The nodes before the first dense layer that no conv follows, and the others.
+
+    Dense layers read their weights once for all pictures: they want many, maps want few.
+    """
+    cut = len(graph.nodes)
+    for index in reversed(range(len(graph.nodes))):
+        match graph.nodes[index]:
+            case Conv():
+                break
+            case Dense():
+                cut = index
+    return graph.nodes[:cut], graph.nodes[cut:]
+
+
+def inputs_of(graph: Graph, tail: Sequence[Node]) -> set[str]:
+    """What must be known before `tail` runs: what it reads and does not make, or the output."""
+    made = {node.output for node in tail}
+    return ({node.input for node in tail} | {graph.output}) - made
 
 
 def nhwc(batch: F32) -> F32:
@@ -292,11 +332,11 @@ def calibrate(
     wanted = {node.input for node in model.graph.weight_layers if node.name in model.layers}
     observers = {tensor: RangeObserver() for tensor in wanted}
     total = len(pictures)
-    for start in range(0, total, PICTURES):
-        batch = pictures.batch(range(start, min(start + PICTURES, total)))
-        values = forward(network, model.graph.nodes, {model.graph.input: nhwc(batch)}, {})
+    for start in range(0, total, OBSERVED):
+        stop = min(start + OBSERVED, total)
+        values = forward_all(network, pictures.batch(range(start, stop)), {}, keep=wanted)
         for tensor, observer in observers.items():
             observer.observe(values[tensor])
         if progress:
-            progress("calibrate", min(start + PICTURES, total), total)
+            progress("calibrate", stop, total)
     return {tensor: observers[tensor].stats() for tensor in sorted(wanted)}

@@ -151,10 +151,10 @@ def choose_paper(tables: Tables, max_drop: float) -> Choice:
     """
     stacked = stack_paper(tables, max_drop).stacked
     survives = [~np.isnan(table) for table in stacked]
-    if not survives or not survives[-1].any():
+    if survives and not survives[-1].any():
         bits = _front(tables, lambda layer, bits: float(bits))[0]
         return Choice(bits=_by_layer(tables, bits), predicted=predict(tables, bits), met=False)
-    positions = [int(survives[-1].any(axis=0).argmax())]
+    positions = [int(table.any(axis=0).argmax()) for table in survives[-1:]]
     for table in reversed(survives[1:]):
         positions.insert(0, int(table[:, positions[0]].argmax()))
     bits = tuple(tables.bits[position] for position in positions)

@@ -21,13 +21,16 @@ from bdcc.approx.evaluate import (
     Network,
     Progress,
     forward,
+    forward_all,
+    inputs_of,
     logits_of,
     nhwc,
     ranks_of,
+    split_at_dense,
 )
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
-from bdcc.ir.graph import F32, Conv, Dense, Graph, Node
+from bdcc.ir.graph import F32, Conv, Graph, Node
 
 I64 = npt.NDArray[np.int64]
 SEARCHED_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -199,13 +202,9 @@ def compute_logits(
     network: Network, pictures: F32, indices: Indices, *, quants: Mapping[str, TensorQuant]
 ) -> F32:
     """float32 [n, outputs] of the pictures [n, C, H, W]."""
-    head, tail = _split(network.graph, ())
-    parts = []
-    for start in range(0, len(pictures), PICTURES):
-        x = {network.graph.input: nhwc(pictures[start : start + PICTURES])}
-        parts.append(_kept(network.graph, forward(network, head, x, quants), tail))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return logits_of(network.graph, forward(network, tail, joined, quants))
+    output = network.graph.output
+    values = forward_all(network, pictures, quants, keep=(output,))
+    return logits_of(network.graph, values)
 
 
 def rank_entries(
@@ -217,7 +216,8 @@ def rank_entries(
     before, bits), each node of which starts from the map that its parent has reached. The dense
     layers then take many rows of different entries together.
     """
-    head, tail = _split(network.graph, plan.sites)
+    head, tail = split_at_dense(network.graph)
+    wanted = inputs_of(network.graph, tail)
     ranks = np.empty((plan.entries, len(pictures)), np.int32)
     waiting: list[tuple[int, slice, Mapping[str, F32]]] = []
 
@@ -239,7 +239,7 @@ def rank_entries(
         place = slice(start, min(start + PICTURES, len(pictures)))
         x = {network.graph.input: nhwc(pictures[place])}
         for entry, values in _walk(network, head, x, plan):
-            waiting.append((entry, place, _kept(network.graph, values, tail)))
+            waiting.append((entry, place, {name: values[name] for name in wanted}))
             if len(waiting) * PICTURES >= DENSE_ROWS:
                 finish()
     if waiting:
@@ -275,23 +275,6 @@ def _walk(
                     plan.pair(site + 1, before, position),
                     forward(network, rest, reached, quants),
                 )
-
-
-def _split(graph: Graph, sites: Sequence[str]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-    """The nodes before and from the first dense layer behind all sites."""
-    cut = len(graph.nodes)
-    for index in reversed(range(len(graph.nodes))):
-        if graph.nodes[index].input in sites:
-            break
-        if isinstance(graph.nodes[index], Dense):
-            cut = index
-    return graph.nodes[:cut], graph.nodes[cut:]
-
-
-def _kept(graph: Graph, values: Mapping[str, F32], tail: Sequence[Node]) -> Mapping[str, F32]:
-    """What the tail needs of the values: its inputs, and the output if it is there already."""
-    needed = {node.input for node in tail} | {graph.output}
-    return {name: value for name, value in values.items() if name in needed}
 
 
 def _downstream(graph: Graph, nodes: Sequence[Node], tensor: str) -> tuple[Node, ...]:
