@@ -22,7 +22,7 @@ help:
 demo: $(STAMP)
 	@$(BIN)/bdcc compile $(DIGITS).onnx --data $(DIGITS)_search.npz --calib $(DIGITS)_calib.npz \
 		--holdout $(DIGITS)_holdout.npz --preset unit --D 1 -o $(DEMO_OUT) --force
-	@$(BIN)/bdcc verify $(DEMO_OUT) --data $(DIGITS)_holdout.npz --images 2 | tail -n 3
+	@found=$$($(BIN)/bdcc verify $(DEMO_OUT) --data $(DIGITS)_holdout.npz) && echo "$$found" | tail -n 1
 	@$(BIN)/bdcc eval $(DEMO_OUT) --data $(DIGITS)_holdout.npz
 	@$(BIN)/bdcc run $(DEMO_OUT) examples/digit.png
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from bdcc.ir.graph import F32
 Progress = Callable[[str, int, int], None]
 BUDGET_S = 2.0  # rounds go on for so long, unless their number is given
 ROUNDS = (7, 1000)  # and are at least, at most so many
+SHARE_MS = 5.0  # what a thread gets to do in a round, where pictures are quick
+MOST_PICTURES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +32,8 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """Milliseconds per picture; with several threads each round runs one picture on each of them,
-    and its time is shared out. steps: empty unless asked for."""
+    """Milliseconds per picture; with several threads each runs pictures of its own, and the time of
+    a round is divided by the number of all. steps: empty unless asked for."""
 
     isa: str
     threads: int
@@ -65,29 +68,33 @@ def bench(
     step too. Raises OptionError for an instruction set that this CPU has not."""
     with Library.open(project, isa=isa) as library, ThreadPoolExecutor(threads) as pool:
         x = np.random.default_rng(0).normal(size=library.facts.input).astype(np.float32)
-        pictures = [x] * threads
+        library.run(x)  # touches arena and weights
+        share = 1
+        if threads > 1:  # enough for each thread to make handing over the work small beside it
+            once = _time(lambda: library.run(x), 3, None)
+            share = math.ceil(SHARE_MS / max(median(once), SHARE_MS / MOST_PICTURES))
+        pictures = np.repeat(x[None], share, axis=0)
 
         def one_round() -> None:
             if threads == 1:
                 library.run(x)
             else:
-                list(pool.map(library.run, pictures))
+                list(pool.map(library.run, [pictures] * threads))
 
-        one_round()  # touches arena and weights
         times = _time(one_round, rounds, progress)
         steps = _time_steps(library, x, rounds=min(len(times), 100)) if layers else ()
         return BenchResult(
             isa=library.isa,
             threads=threads,
             rounds=len(times),
-            min_ms=min(times) / threads,
-            median_ms=median(times) / threads,
+            min_ms=min(times) / (threads * share),
+            median_ms=median(times) / (threads * share),
             steps=steps,
         )
 
 
 def _time(
-    one_round: Callable[[], None], rounds: int | None, progress: Progress | None
+    one_round: Callable[[], object], rounds: int | None, progress: Progress | None
 ) -> list[float]:
     """Milliseconds of each round."""
     times: list[float] = []
@@ -103,15 +110,17 @@ def _time(
 
 
 def _time_steps(library: Library, x: F32, *, rounds: int) -> tuple[StepTime, ...]:
+    """Medians, without what a call that runs no step takes."""
     count = library.step_count
     output, arena = np.empty(library.facts.outputs, np.float32), library.new_arena()
-    times = np.empty((rounds, count))
+    times = np.empty((rounds, count + 1))
     for row in times:
-        for index in range(count):
+        for index, (first, last) in enumerate([*((i, i + 1) for i in range(count)), (0, 0)]):
             start = time.perf_counter_ns()
-            library.run_steps(x, output, index, index + 1, arena=arena)
+            library.run_steps(x, output, first, last, arena=arena)
             row[index] = (time.perf_counter_ns() - start) / 1e6
+    *medians, nothing = np.median(times, axis=0)
     return tuple(
-        StepTime(layer=library.step_name(index), median_ms=float(ms))
-        for index, ms in enumerate(np.median(times, axis=0))
+        StepTime(layer=library.step_name(index), median_ms=max(0.0, float(ms - nothing)))
+        for index, ms in enumerate(medians)
     )

@@ -13,7 +13,7 @@ from bdcc.errors import BuildError
 from bdcc.host.facts import read_facts
 
 JOBS = 2
-ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|\*\*\*|not found")
+ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|no such file|not found|\*\*\*")
 
 
 def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None) -> Path:

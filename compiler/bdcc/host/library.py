@@ -159,6 +159,13 @@ class Library:
         """Whether there is a `run_u8`."""
         return hasattr(self._library, f"{self.facts.name}_run_u8")
 
+    def linked_weights(self) -> U8:
+        """A copy of the weight blob that the library computes with: uint8 [size]."""
+        # The header has the handle's first member, and the emitter the size at byte 16 of a blob.
+        start = self._ffi.cast("uint8_t **", self._handle)[0]
+        size = int(np.frombuffer(self._ffi.buffer(start + 16, 8), "<u8")[0])
+        return np.frombuffer(self._ffi.buffer(start, size), np.uint8).copy()
+
     def label(self, index: int) -> str:
         """Name of an output, "" without one."""
         return self._text("label", index)
@@ -186,8 +193,8 @@ class Library:
                 self._call(
                     "run_u8",
                     *(self._handle, *arena),
-                    *(self._pointer("uint8_t *", image), width * channels),
-                    self._pointer("float *", out),
+                    *(self._pointer("uint8_t[]", image), width * channels),
+                    self._pointer("float[]", out),
                 )
             )
         return output[0] if single else output
@@ -212,7 +219,7 @@ class Library:
             self._call(
                 "run_steps",
                 *(self._handle, *self._arena(arena)),
-                *(self._pointer("float *", x), self._pointer("float *", output)),
+                *(self._pointer("float[]", x), self._pointer("float[]", output)),
                 *(first, last),
             )
         )
@@ -259,13 +266,13 @@ class Library:
             arena = getattr(self._threads, "arena", None)
             if arena is None:
                 arena = self._threads.arena = self.new_arena()
-        return self._pointer("void *", arena), self.arena_bytes
+        return self._pointer("char[]", arena), self.arena_bytes
 
     def _run(self, images: F32) -> F32:
         output = np.empty((len(images), self.facts.outputs), np.float32)
         arena = self._arena()
         for image, out in zip(images, output, strict=True):
-            pointers = self._pointer("float *", image), self._pointer("float *", out)
+            pointers = self._pointer("float[]", image), self._pointer("float[]", out)
             self._check(self._call("run", self._handle, *arena, *pointers))
         return output
 
@@ -284,7 +291,8 @@ class Library:
         return np.ascontiguousarray(array[None] if single else array), single
 
     def _pointer(self, kind: str, array: npt.NDArray[Any]) -> Any:
-        return self._ffi.cast(kind, array.ctypes.data)
+        """The array's memory, which it keeps alive, as `kind`: "float[]" or the like."""
+        return self._ffi.from_buffer(kind, array)
 
     def _check(self, status: int) -> None:
         if status:  # arguments are checked above, so this is a bug of bdcc

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""The built library against the oracle: every tensor that is in memory, bit for bit."""
+"""The built library against the oracle: weights and every tensor in memory, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from bdcc.approx.model import QuantizedModel, load_oracle
 from bdcc.approx.simulate import Trace, run_exact
 from bdcc.codegen.golden import expected_tensor
+from bdcc.codegen.plan import make_plan
+from bdcc.codegen.targets import TARGETS
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import MismatchError
 from bdcc.host.build import build
@@ -101,6 +103,8 @@ def verify(
         names = tuple(first.isas if isas is None else isas)
         libraries = [stack.enter_context(Library(shared_object, facts, isa=name)) for name in names]
         _check_steps(first, facts, model)
+        preprocess = _preprocess(project)
+        _check_weights(first.linked_weights(), facts, model, preprocess)
         for done, (name, x) in enumerate(inputs, 1):
             trace = run_exact(model, x)
             for library in libraries:
@@ -110,7 +114,6 @@ def verify(
                 _compare_output(library.run(x), model, trace, f"{where}, in one piece")
             if progress is not None:
                 progress("verify", done, len(inputs))
-        preprocess = _preprocess(project)
         if preprocess is not None and first.takes_pixels:
             pixels = _random_pixels(facts, seed=seed)
             trace = run_exact(model, preprocess.apply(pixels[None])[0])
@@ -156,6 +159,38 @@ def _check_steps(library: Library, facts: ProjectFacts, model: QuantizedModel) -
         )
 
 
+def _check_weights(
+    blob: npt.NDArray[np.uint8],
+    facts: ProjectFacts,
+    model: QuantizedModel,
+    preprocess: Preprocess | None,
+) -> None:
+    """The linked weights must be the oracle's, packed again: no input may show a wrong bit.
+
+    What the packing itself is worth, the layers' results tell.
+    """
+    plan = make_plan(model, name=facts.name, target=TARGETS[0], preprocess=preprocess)
+    if len(blob) != plan.blob_bytes:
+        raise MismatchError(
+            f"{len(blob)} bytes of weights in the library, {plan.blob_bytes} from the oracle",
+            layer=facts.name,
+        )
+    for section in plan.sections:
+        expected = section.array.astype(section.array.dtype.newbyteorder("<"), order="C")
+        part = blob[section.offset : section.offset + expected.nbytes]
+        found = part.view(expected.dtype).reshape(expected.shape)
+        wrong = np.argwhere(found.view(np.uint8) != expected.view(np.uint8))
+        if len(wrong):
+            layer, _, table = section.name.rpartition(".")
+            last = int(wrong[0][-1]) // expected.itemsize
+            at = (*(int(i) for i in wrong[0][:-1]), last)
+            raise MismatchError(
+                f"{table} at {at} is {found[at]} in the library's weights and {expected[at]} in "
+                f"the oracle's; {len(wrong)} of {expected.nbytes} bytes differ",
+                layer=layer or facts.name,
+            )
+
+
 def _expected(
     found: StepOutput, quant: str | None, model: QuantizedModel, trace: Trace
 ) -> npt.NDArray[Any]:
@@ -198,7 +233,7 @@ def _compare_output(output: F32, model: QuantizedModel, trace: Trace, where: str
 
 
 def _preprocess(project: Path) -> Preprocess | None:
-    """What the library does to pixels, if the project takes any."""
+    """What the library does to pixels, as report.json records it; None: it takes none."""
     report = project / "report.json"
     if not report.is_file():
         return None
