@@ -38,7 +38,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 
-PICTURES = 8  # run through the convolutions together: their maps stay near the L2 cache
+PICTURES = 4  # run through the convolutions together: what one layer reads and writes stays in L2
 OBSERVED = 64  # calibration pictures at a time
 COLUMNS = 2 << 20  # floats of one im2col matrix
 
@@ -97,7 +97,7 @@ def forward(
 ) -> dict[str, F32]:
     """`values` and what `nodes` make of them.
 
-    A tensor named in `quants` is quantized where a weight layer reads it. The output of a layer that
+    A tensor named in `quants` is quantized where a weight layer reads it. A layer's output that
     only a Relu reads is overwritten by it.
     """
     out = dict(values)
