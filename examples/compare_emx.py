@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: 0BSD
-"""Times a compiled project beside what emx-onnx-cgen emits for the same model, in alternating rounds, one thread.
+"""Times a compiled project beside what emx-onnx-cgen emits for the same model, in alternating
+rounds, one thread.
 
     pip install emx-onnx-cgen
     python examples/compare_emx.py model.onnx OUT
 
-Three programs: the project as plain `make` builds it, the project as plain C11 (PORTABLE=1: no vector code, no
-popcount), and emx-onnx-cgen's C with gcc -O3. Prints minimum and median milliseconds and the ratios.
+Three programs: the project as plain `make` builds it, the project as plain C11 (PORTABLE=1: no
+vector code, no
+popcount), and emx-onnx-cgen's C with gcc -O3. Prints minimum and median milliseconds and the
+ratios.
 """
 
 from __future__ import annotations

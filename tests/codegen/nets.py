@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from bdcc.approx.decompose import decompose
 from bdcc.approx.evaluate import calibrate
 from bdcc.approx.model import QuantizedModel
@@ -106,7 +107,9 @@ def every_float_step(*, seed: int = 0) -> Graph:
 
 
 def random_chain(seed: int, *, layers: int = 6) -> tuple[Graph, list[int], list[int]]:
-    """A chain of random convolutions and pools, with random bases and bits for each weight layer."""
+    """A chain of random convolutions and pools, with random bases and bits for each weight
+    layer.
+    """
     rng = np.random.default_rng(seed)
     chain = Chain(
         (int(rng.integers(1, 5)), int(rng.integers(9, 24)), int(rng.integers(9, 24))), seed
@@ -121,7 +124,8 @@ def random_chain(seed: int, *, layers: int = 6) -> tuple[Graph, list[int], list[
         strides = (
             (int(rng.integers(1, 3)), int(rng.integers(1, 3))) if min(height, width) > 8 else (1, 1)
         )
-        chain.conv(groups * int(rng.integers(1, 14)), kernel, groups=groups, pads=pads, strides=strides,
+        chain.conv(groups * int(rng.integers(1, 14)), kernel, groups=groups, pads=pads,
+        strides=strides,
                    dilations=dilations)  # fmt: skip
         if rng.random() < 0.7:
             chain.add(Relu)

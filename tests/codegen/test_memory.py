@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bdcc.codegen.memory import ALIGNMENT, Lifetime, place, round_up
 from bdcc.codegen.plan import _lifetimes, make_plan
 from bdcc.codegen.targets import find_target

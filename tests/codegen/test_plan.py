@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from bdcc.codegen.plan import DeploymentPlan, c_identifier, make_plan
 from bdcc.codegen.targets import find_target
 from bdcc.errors import ModelError, OptionError
@@ -42,7 +43,9 @@ def test_dynamic_layers_receive_floats() -> None:
 
 
 def test_a_float_first_layer_keeps_its_pool_in_float() -> None:
-    """It may hand on a NaN, which a max-pool spreads and a quantizer maps to z: the two do not commute there."""
+    """It may hand on a NaN, which a max-pool spreads and a quantizer maps to z: the two do not
+    commute there.
+    """
     graph = (
         Chain((3, 9, 9), 0)
         .conv(8, (3, 3))
@@ -62,7 +65,8 @@ def test_a_tensor_read_as_floats_too_keeps_them() -> None:
     other = chain.tensor
     chain.tensor = shared
     chain.conv(4, (3, 3))
-    # both branches must be alive in the graph: the output hangs on the conv; the LRN is dropped by make_graph
+    # both branches must be alive in the graph: the output hangs on the conv; the LRN is dropped by
+    # make_graph
     assert other not in chain.graph().shapes
     assert kinds(planned(chain.graph(), bases=2, bits=3)) == [
         "input",
@@ -83,7 +87,10 @@ def test_sums_that_pass_int32_are_refused() -> None:
     wide.dense(1)
     model = quantized(wide.graph(), bases=7, bits=8)
     (name, layer), *_ = model.decomposed.layers.items()
-    for total, fits in ((120, True), (121, False)):  # 70,000 * 255 * 120 < 2^31 < 70,000 * 255 * 121
+    for total, fits in (
+        (120, True),
+        (121, False),
+    ):  # 70,000 * 255 * 120 < 2^31 < 70,000 * 255 * 121
         coefficients = np.array([[total - 6, 1, 1, 1, 1, 1, 1]], dtype=np.int16)
         layers = {name: replace(layer, coefficients=coefficients)}
         changed = replace(model, decomposed=replace(model.decomposed, layers=layers))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: 0BSD
-"""The emitted C: the same integers and floats as the oracle with every compiler and flag, and linkable as a library."""
+"""The emitted C: the same integers and floats as the oracle with every compiler and flag, and
+linkable as a library.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bdcc.host.build import build
 from bdcc.host.library import Library
 from codegen.nets import alexnet_like, every_float_step, quantized, random_chain, write_project
@@ -82,7 +85,9 @@ def test_other_ranges(mode: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bases", [0, 2])
 def test_every_step_kind(bases: int, tmp_path: Path) -> None:
-    """bases 0: nothing is decomposed. NaN and infinity travel through float layers and come out the same."""
+    """bases 0: nothing is decomposed. NaN and infinity travel through float layers and come out the
+    same.
+    """
     write_project(quantized(every_float_step(), bases=bases, bits=3), tmp_path / "net")
     run(["make", "-s", "selftest", "CFLAGS=-O2"], tmp_path / "net")
     run(["./selftest"], tmp_path / "net")
@@ -151,7 +156,8 @@ static void expect(int line, int got, int wanted) {
 #define EXPECT(got, wanted) expect(__LINE__, got, wanted)
 int main(int argc, char **argv) {
     net_t m;
-    unsigned char *aligned = arena + (NET_ARENA_ALIGN - (size_t)arena % NET_ARENA_ALIGN) % NET_ARENA_ALIGN;
+    unsigned char *aligned = arena + (NET_ARENA_ALIGN - (size_t)arena % NET_ARENA_ALIGN) %
+    NET_ARENA_ALIGN;
     static _Alignas(64) unsigned char blob[1 << 20];
     FILE *file = fopen(argv[argc - 1], "rb");
     size_t size = fread(blob, 1, sizeof blob, file);
@@ -173,12 +179,14 @@ int main(int argc, char **argv) {
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES - 1, x, y), NET_E_ARENA);
     EXPECT(net_run(&m, NULL, NET_ARENA_BYTES, x, y), NET_E_NULL);
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, NULL, y), NET_E_NULL);
-    EXPECT(net_run_u8(&m, aligned, NET_ARENA_BYTES, blob, NET_INPUT_W * NET_INPUT_C - 1, y), NET_E_SIZE);
+    EXPECT(net_run_u8(&m, aligned, NET_ARENA_BYTES, blob, NET_INPUT_W * NET_INPUT_C - 1, y),
+    NET_E_SIZE);
     memset(aligned + NET_ARENA_BYTES, 0x5a, 64); /* whatever lies behind the arena stays */
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, x, y), NET_OK);
     for (int i = 0; i < 64; ++i) EXPECT(aligned[NET_ARENA_BYTES + i], 0x5a);
     float other[NET_OUTPUT_N];
-    EXPECT(net_run(&m, aligned + NET_ARENA_ALIGN, NET_ARENA_BYTES, x, other), NET_OK); /* anywhere aligned */
+    EXPECT(net_run(&m, aligned + NET_ARENA_ALIGN, NET_ARENA_BYTES, x, other), NET_OK); /* anywhere
+    aligned */
     EXPECT(memcmp(y, other, sizeof y), 0);
     int best[NET_OUTPUT_N];
     const float scores[NET_OUTPUT_N] = { 1, 3, 0.0f / (float)(argc - 2), 3, 2 };
@@ -215,7 +223,8 @@ static float x[FIRST_INPUT_C * FIRST_INPUT_H * FIRST_INPUT_W], y[FIRST_OUTPUT_N 
 int main() {
     first_t a;
     second_t b;
-    if (first_init(&a, nullptr, 0) != FIRST_OK || second_init(&b, nullptr, 0) != SECOND_OK) return 1;
+    if (first_init(&a, nullptr, 0) != FIRST_OK) return 1;
+    if (second_init(&b, nullptr, 0) != SECOND_OK) return 1;
     for (unsigned i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = static_cast<float>(i % 23) / 8 - 1;
     if (first_run(&a, arena, sizeof arena, x, y) != FIRST_OK) return 2;
     if (second_run(&b, arena, sizeof arena, x, y + FIRST_OUTPUT_N) != SECOND_OK) return 3;
@@ -236,7 +245,9 @@ target_link_libraries(static first::static second::static)
 
 
 def test_two_models_in_one_program(project: Path, tmp_path: Path) -> None:
-    """Different bits, one C++ program, shared and static, through CMake's targets and through pkg-config."""
+    """Different bits, one C++ program, shared and static, through CMake's targets and through
+    pkg-config.
+    """
     x = ((np.arange(3 * 23 * 21) % 23).astype(np.float32) / 8 - 1).reshape(3, 23, 21)
     wanted = b""
     for name, bits in (("first", 3), ("second", 2)):

@@ -34,7 +34,8 @@ ISAS = ("generic", "popcnt", "avx2", "avx512")
 def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
     """Write the whole project but its report into an existing, empty folder.
 
-    pictures: float32 [n, C, H, W], preprocessed; they become the golden vectors that `selftest` runs.
+    pictures: float32 [n, C, H, W], preprocessed; they become the golden vectors that `selftest`
+    runs.
     """
     name, blob = plan.name, _blob(plan)
     variables = _variables(plan, blob)
@@ -89,7 +90,9 @@ def _shipped(what: str) -> Any:
 
 
 def _blob(plan: DeploymentPlan) -> bytes:
-    """Header (64 bytes: "BDCC", format, fingerprint, size, checksum of the rest) and the sections, little-endian."""
+    """Header (64 bytes: "BDCC", format, fingerprint, size, checksum of the rest) and the sections,
+    little-endian.
+    """
     body = np.zeros(plan.blob_bytes, dtype=np.uint8)
     for section in plan.sections:
         data = np.ascontiguousarray(section.array, dtype=section.array.dtype.newbyteorder("<"))
@@ -221,7 +224,8 @@ def _comment(step: Step) -> str:
         if buffer is None:
             return "the caller's floats"
         channels, height, width = buffer.shape
-        return f"{height}x{width}x{channels} {f'codes of {buffer.bits} bits' if buffer.bits else 'floats'}"
+        values = f"codes of {buffer.bits} bits" if buffer.bits else "floats"
+        return f"{height}x{width}x{channels} {values}"
 
     detail = ""
     if step.kind == "binary":

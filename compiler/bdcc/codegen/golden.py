@@ -1,4 +1,6 @@
-"""What the oracle says each step must leave in memory: the golden vectors of `selftest`, and what `bdcc verify` compares."""
+"""What the oracle says each step must leave in memory: the golden vectors of `selftest`, and what
+`bdcc verify` compares.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ Array = npt.NDArray[Any]
 def expected_tensor(
     model: QuantizedModel, trace: Trace, *, tensor: str, quant: str | None
 ) -> Array:
-    """The tensor's values in (C, H, W) order: float32, or the uint8 codes made with the range of tensor `quant`.
+    """The tensor's values in (C, H, W) order: float32, or the uint8 codes made with the range of
+    tensor `quant`.
 
-    A step may hand on codes before the graph's quantized tensor: a max-pool commutes with the monotone quantizer.
+    A step may hand on codes before the graph's quantized tensor: a max-pool commutes with the
+    monotone quantizer.
     """
     values = trace.values[tensor]
     shape = model.graph.map_shape(tensor)
@@ -38,8 +42,10 @@ def in_memory(array: Array, *, graph: Graph, tensor: str, onnx_order: bool) -> b
 
 
 def golden_vectors(model: QuantizedModel, steps: list[dict[str, Any]], pictures: F32) -> bytes:
-    """host/golden.bin: "BDCCGOLD", pictures, steps, floats per picture (uint64), then per picture the input and the
-    checksum of what each step leaves. steps: as plan.describe_steps gives them; pictures: float32 [n, C, H, W]."""
+    """host/golden.bin: "BDCCGOLD", pictures, steps, floats per picture (uint64), then per picture
+    the input and the
+    checksum of what each step leaves. steps: as plan.describe_steps gives them; pictures: float32
+    [n, C, H, W]."""
     header = np.array([len(pictures), len(steps), pictures[0].size], dtype="<u8")
     parts = [b"BDCCGOLD", header.tobytes()]
     for picture in pictures:

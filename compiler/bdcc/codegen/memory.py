@@ -1,4 +1,6 @@
-"""Where each buffer lies in the arena: lifetimes in steps, offsets by first fit, largest buffer first."""
+"""Where each buffer lies in the arena: lifetimes in steps, offsets by first fit, largest buffer
+first.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def place(buffers: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
-    """Offset of every buffer by name and the size of the arena, both in bytes and multiples of ALIGNMENT.
+    """Offset of every buffer by name and the size of the arena, both in bytes and multiples of
+    ALIGNMENT.
 
-    Buffers whose lifetimes overlap share no byte. Largest first, each at the lowest gap that fits: within a few per
+    Buffers whose lifetimes overlap share no byte. Largest first, each at the lowest gap that fits:
+    within a few per
     cent of the lower bound (the largest sum of sizes alive in one step) on chains.
     """
     placed: list[tuple[int, Lifetime]] = []

@@ -1,6 +1,7 @@
 """From a quantized model to the steps, buffers and weight sections of the C project.
 
-The plan decides three things: which tensors live as codes and which as floats, which nodes one step covers (a Relu joins its
+The plan decides three things: which tensors live as codes and which as floats, which nodes one step
+covers (a Relu joins its
 layer, a Flatten is free), and where every byte lies. `emit.py` only writes down what stands here.
 """
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
 from bdcc.approx.simulate import layer_constants
 from bdcc.codegen.memory import ALIGNMENT, Lifetime, place, round_up
-from bdcc.codegen.packing import Packed, pack_filters, words_of
+from bdcc.codegen.packing import Form, Packed, pack_filters, words_of
 from bdcc.codegen.targets import Target
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import ModelError
@@ -46,7 +47,9 @@ BLOB_FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor in memory as [H][W][C]: float32 (bits 0) or uint8 codes of `bits` bits. shape: (C, H, W)."""
+    """A tensor in memory as [H][W][C]: float32 (bits 0) or uint8 codes of `bits` bits. shape: (C,
+    H, W).
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -64,8 +67,10 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One C function. `tensor` is the graph tensor whose values it leaves in `output`; when those are codes, `quant` names
-    the tensor whose range they were made with. `values` are the constants its template reads, `sections` its weights."""
+    """One C function. `tensor` is the graph tensor whose values it leaves in `output`; when those
+    are codes, `quant` names
+    the tensor whose range they were made with. `values` are the constants its template reads,
+    `sections` its weights."""
 
     kind: str
     name: str
@@ -81,7 +86,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Section:
-    """A named array of the weight blob; `offset` in bytes from the blob's start, a multiple of 64."""
+    """A named array of the weight blob; `offset` in bytes from the blob's start, a multiple of
+    64.
+    """
 
     name: str
     array: Array
@@ -90,7 +97,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DeploymentPlan:
-    """Everything the emitter writes. offsets: of each buffer and scratch area in the arena, by name, in bytes."""
+    """Everything the emitter writes. offsets: of each buffer and scratch area in the arena, by
+    name, in bytes.
+    """
 
     name: str
     model: QuantizedModel
@@ -124,7 +133,9 @@ def make_plan(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] = (),
 ) -> DeploymentPlan:
-    """Plan the C project of a model. Raises ModelError where a layer cannot be computed in int32."""
+    """Plan the C project of a model. Raises ModelError where a layer cannot be computed in
+    int32.
+    """
     builder = _Builder(model, preprocess)
     steps = builder.build()
     offsets, arena_bytes = place(_lifetimes(steps))
@@ -184,7 +195,9 @@ def _lay_out(arrays: Mapping[str, Array]) -> tuple[tuple[Section, ...], int]:
 
 
 class _Builder:
-    """Walks the graph once, in order. The only mutable thing here; it does not outlive make_plan."""
+    """Walks the graph once, in order. The only mutable thing here; it does not outlive
+    make_plan.
+    """
 
     def __init__(self, model: QuantizedModel, preprocess: Preprocess | None) -> None:
         self.model = model
@@ -208,12 +221,14 @@ class _Builder:
         self._add_output()
         return tuple(self.steps)
 
-    # --- which representation -------------------------------------------------------------------------------------
+    # Which representation
 
     def _carried(self, tensor: str) -> str | None:
-        """The quantized tensor whose codes may stand for `tensor` everywhere, or None if floats are needed.
+        """The quantized tensor whose codes may stand for `tensor` everywhere, or None if floats are
+        needed.
 
-        Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has code z).
+        Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has
+        code z).
         """
         if tensor == self.graph.output:
             return None
@@ -288,7 +303,7 @@ class _Builder:
         )
         self._leave(tensor, output, quant)
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # Steps
 
     def _add_input(self) -> None:
         tensor = self.graph.input
@@ -440,15 +455,17 @@ class _Builder:
         channels, in_h, in_w = self.graph.map_shape(node.input)
         _, out_h, out_w = self.graph.map_shape(node.output)
         top, left, bottom, right = node.pads
+        counted = isinstance(node, AveragePool) and node.count_include_pad
         return {
             "geometry": (
-                ("in_h", in_h), ("in_w", in_w), ("channels", channels), ("out_h", out_h), ("out_w", out_w),
+                ("in_h", in_h), ("in_w", in_w), ("channels", channels),
+                ("out_h", out_h), ("out_w", out_w),
                 ("kernel_h", node.kernel[0]), ("kernel_w", node.kernel[1]),
                 ("stride_h", node.strides[0]), ("stride_w", node.strides[1]),
                 ("pad_top", top), ("pad_left", left),
                 ("dilation_h", node.dilations[0]), ("dilation_w", node.dilations[1]),
                 ("pad_bottom", bottom), ("pad_right", right),
-                ("count_include_pad", int(isinstance(node, AveragePool) and node.count_include_pad)),
+                ("count_include_pad", int(counted)),
             )
         }  # fmt: skip
 
@@ -568,7 +585,9 @@ class _Builder:
     def _geometry(
         self, node: WeightLayer, packed: Packed, quant: TensorQuant, pixels: int
     ) -> tuple[dict[str, Any], int, int]:
-        """Constants of one GEMM call, bytes of the bit planes, bytes of the row that is gathered before packing."""
+        """Constants of one GEMM call, bytes of the bit planes, bytes of the row that is gathered
+        before packing.
+        """
         channels, in_h, in_w = self.graph.map_shape(node.input)
         blocks, rows, words = packed.weights.shape[1:4]
         gemm = {"pixels": pixels, "blocks": blocks, "rows": rows, "words": words}
@@ -583,7 +602,8 @@ class _Builder:
         shared: dict[str, Any] = {
             "group_in": channels // node.groups,
             "window": (
-                ("in_h", in_h), ("in_w", in_w), ("in_c", channels), ("channels", channels // node.groups),
+                ("in_h", in_h), ("in_w", in_w),
+                ("in_c", channels), ("channels", channels // node.groups),
                 ("pad_top", top), ("pad_left", left), ("pad_bottom", bottom), ("pad_right", right),
                 ("kernel_h", node.kernel[0]), ("kernel_w", node.kernel[1]),
                 ("stride_h", node.strides[0]), ("stride_w", node.strides[1]),
@@ -618,12 +638,14 @@ def _areas(**sizes: int) -> dict[str, tuple[int, int]]:
 def _pack(
     node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]
 ) -> Packed:
-    """Weights of all groups in the form that needs fewer words; direct wins while it costs at most 15 % more."""
+    """Weights of all groups in the form that needs fewer words; direct wins while it costs at most
+    15 % more.
+    """
     if isinstance(node, Dense):
         return pack_filters(decomposition, kernel=map_shape, groups=1, form="vector")
     kernel = (int(node.weight.shape[1]), *node.kernel)
     direct, gathered = (words_of(kernel, form) for form in ("direct", "gathered"))
-    form = "direct" if node.dilations[1] == 1 and direct <= 1.15 * gathered else "gathered"
+    form: Form = "direct" if node.dilations[1] == 1 and direct <= 1.15 * gathered else "gathered"
     return pack_filters(decomposition, kernel=kernel, groups=node.groups, form=form)
 
 
@@ -632,7 +654,8 @@ def _check_int32(node: WeightLayer, decomposition: Decomposition, quant: TensorQ
     reduction = int(decomposition.signs.shape[1])
     if reduction * quant.top * largest >= 2**31:
         raise ModelError(
-            f"its {reduction} inputs of {quant.bits} bits times weights up to {largest} pass 32-bit sums",
+            f"its {reduction} inputs of {quant.bits} bits times weights up to {largest}"
+            " pass 32-bit sums",
             layer=node.name,
             hint="choose fewer bits for it with --q, or keep it float with --keep-float",
         )
@@ -652,7 +675,9 @@ def c_float(value: np.float32 | float) -> str:
 
 
 def _magnitude_bounds(model: QuantizedModel) -> dict[str, float]:
-    """Largest |value| that each tensor can take, inf where a NaN or an overflow cannot be excluded."""
+    """Largest |value| that each tensor can take, inf where a NaN or an overflow cannot be
+    excluded.
+    """
     graph = model.graph
     bounds = {graph.input: np.inf}
     for node in graph.nodes:
@@ -680,7 +705,9 @@ def _magnitude_bounds(model: QuantizedModel) -> dict[str, float]:
 
 
 def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
-    """The steps as host/project.json keeps them: what `bdcc verify` needs to compare and name each tensor."""
+    """The steps as host/project.json keeps them: what `bdcc verify` needs to compare and name each
+    tensor.
+    """
     return [
         {
             "name": step.name,

@@ -1,4 +1,6 @@
-"""What can be built for. A target fixes the default compiler flags of the emitted project, never its results."""
+"""What can be built for. A target fixes the default compiler flags of the emitted project, never
+its results.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from bdcc.errors import OptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """name: as --target takes it; cflags: the Makefile's default CFLAGS; portable: plain C11 only (BDCC_PORTABLE)."""
+    """name: as --target takes it; cflags: the Makefile's default CFLAGS; portable: plain C11 only
+    (BDCC_PORTABLE).
+    """
 
     name: str
     description: str
@@ -20,7 +24,7 @@ class Target:
 TARGETS = (
     Target(
         name="host",
-        description="this machine; on x86-64 the widest instruction set is picked when the program starts",
+        description="this machine; on x86-64 the widest instruction set is picked at start",
         cflags="-O3",
     ),
     Target(

@@ -1,7 +1,9 @@
 """The model as bdcc sees it: a DAG of nodes over named tensors, batch 1, in ONNX order.
 
-Shapes never carry the batch: a feature map is (C, H, W), a vector is (N,). Everything is frozen; arrays are
-never written after construction. `infer_shapes` is the only place that knows how an operator changes a shape.
+Shapes never carry the batch: a feature map is (C, H, W), a vector is (N,). Everything is frozen;
+arrays are
+never written after construction. `infer_shapes` is the only place that knows how an operator
+changes a shape.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Conv:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dense:
-    """y = weight @ x + bias on a vector (ONNX Gemm, or MatMul and Add). weight: float32 [N, K]; bias: float32 [N]."""
+    """y = weight @ x + bias on a vector (ONNX Gemm, or MatMul and Add). weight: float32 [N, K];
+    bias: float32 [N].
+    """
 
     name: str
     input: str
@@ -94,7 +98,9 @@ class GlobalAveragePool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lrn:
-    """y = x / (bias + alpha/size * sum of squares over `size` neighbouring channels)^beta; beta a multiple of 1/4."""
+    """y = x / (bias + alpha/size * sum of squares over `size` neighbouring channels)^beta; beta a
+    multiple of 1/4.
+    """
 
     name: str
     input: str
@@ -130,7 +136,9 @@ WeightLayer = Conv | Dense
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Graph:
-    """nodes: topological order, each tensor written once; `shapes` has every tensor, the input's included."""
+    """nodes: topological order, each tensor written once; `shapes` has every tensor, the input's
+    included.
+    """
 
     name: str
     input: str
@@ -151,9 +159,11 @@ class Graph:
         return tuple(node for node in self.nodes if node.input == tensor)
 
     def map_shape(self, tensor: str) -> tuple[int, int, int]:
-        """(C, H, W) behind a tensor: a vector that a Flatten made has its feature map's shape, any other (N, 1, 1).
+        """(C, H, W) behind a tensor: a vector that a Flatten made has its feature map's shape, any
+        other (N, 1, 1).
 
-        This is what makes Flatten free: such a vector lies in memory as [H][W][C], and the dense layer's weights
+        This is what makes Flatten free: such a vector lies in memory as [H][W][C], and the dense
+        layer's weights
         are permuted instead. Values through Relu keep the layout.
         """
         shape = self.shapes[tensor]
@@ -177,7 +187,14 @@ def op_name(node: Node) -> str:
 
 
 def extent(
-    size: int, kernel: int, stride: int, pad: int, dilation: int = 1, *, ceil_mode: bool = False, begin: int = 0
+    size: int,
+    kernel: int,
+    stride: int,
+    pad: int,
+    dilation: int = 1,
+    *,
+    ceil_mode: bool = False,
+    begin: int = 0,
 ) -> int:
     """Output extent of a window sliding over one axis; pad is begin + end.
 
@@ -198,34 +215,51 @@ def _window(node: Conv | Pool, shape: Shape) -> Pair:
     top, left, bottom, right = node.pads
     ceil = not isinstance(node, Conv) and node.ceil_mode
     height = extent(
-        shape[1], node.kernel[0], node.strides[0], top + bottom, node.dilations[0], ceil_mode=ceil, begin=top
+        shape[1],
+        node.kernel[0],
+        node.strides[0],
+        top + bottom,
+        node.dilations[0],
+        ceil_mode=ceil,
+        begin=top,
     )
     width = extent(
-        shape[2], node.kernel[1], node.strides[1], left + right, node.dilations[1], ceil_mode=ceil, begin=left
+        shape[2],
+        node.kernel[1],
+        node.strides[1],
+        left + right,
+        node.dilations[1],
+        ceil_mode=ceil,
+        begin=left,
     )
     if height < 1 or width < 1:
         raise ModelError(
-            f"kernel {node.kernel} does not fit its padded input of {shape[1]}x{shape[2]}", layer=node.name
+            f"kernel {node.kernel} does not fit its padded input of {shape[1]}x{shape[2]}",
+            layer=node.name,
         )
     return height, width
 
 
 def output_shape(node: Node, shape: Shape) -> Shape:
-    """Shape of the node's output for an input of `shape`; raises ModelError, naming the node, if they do not fit."""
+    """Shape of the node's output for an input of `shape`; raises ModelError, naming the node, if
+    they do not fit.
+    """
     match node:
         case Conv():
             height, width = _window(node, shape)
             channels = node.weight.shape[1] * node.groups
             if shape[0] != channels or node.weight.shape[0] % node.groups:
                 raise ModelError(
-                    f"weight {node.weight.shape} with {node.groups} groups does not fit {shape[0]} input channels",
+                    f"weight {node.weight.shape} with {node.groups} groups does not fit"
+                    f" {shape[0]} input channels",
                     layer=node.name,
                 )
             return (int(node.weight.shape[0]), height, width)
         case Dense():
             if shape != (node.weight.shape[1],):
                 raise ModelError(
-                    f"expects a vector of {node.weight.shape[1]} features, got shape {shape}", layer=node.name
+                    f"expects a vector of {node.weight.shape[1]} features, got shape {shape}",
+                    layer=node.name,
                 )
             return (int(node.weight.shape[0]),)
         case MaxPool() | AveragePool():
@@ -233,7 +267,9 @@ def output_shape(node: Node, shape: Shape) -> Shape:
             return (shape[0], height, width)
         case GlobalAveragePool():
             if len(shape) != 3:
-                raise ModelError(f"needs a feature map (C, H, W), got shape {shape}", layer=node.name)
+                raise ModelError(
+                    f"needs a feature map (C, H, W), got shape {shape}", layer=node.name
+                )
             return (shape[0], 1, 1)
         case Flatten():
             return (int(np.prod(shape)),)
@@ -264,7 +300,13 @@ def macs(node: Node, shapes: Mapping[str, Shape]) -> int:
 
 
 def make_graph(
-    *, name: str, input_name: str, input_shape: Shape, output: str, nodes: Iterable[Node], sha256: str = ""
+    *,
+    name: str,
+    input_name: str,
+    input_shape: Shape,
+    output: str,
+    nodes: Iterable[Node],
+    sha256: str = "",
 ) -> Graph:
     """A Graph with its shapes worked out; nodes that do not lead to `output` are dropped."""
     ordered = tuple(nodes)
