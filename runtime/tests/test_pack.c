@@ -96,5 +96,5 @@ int main(void) {
     CHECK(bdcc_isa_usable(bdcc_isa_detect()) && bdcc_isa_usable(BDCC_ISA_GENERIC));
     CHECK(!bdcc_isa_usable(-1) && !bdcc_isa_usable(BDCC_ISA_COUNT));
     CHECK(bdcc_isa_from_name("avx1024") == -1 && bdcc_isa_from_name("") == -1 && bdcc_isa_from_name(NULL) == -1);
-    return report("test_pack");
+    return report("pack");
 }
