@@ -48,7 +48,7 @@ def _families() -> dict[str, F32]:
         ),
         "outlier": np.concatenate([laplace, np.full((5, 1), 200)], axis=1).astype(np.float32),
         "coarse": (np.rint(rng.normal(size=(5, 300)) * 4) / 8).astype(np.float32),
-        "short": rng.normal(size=(40, 3)).astype(np.float32),
+        "short": rng.normal(size=(8, 3)).astype(np.float32),
         "single": rng.normal(size=(9, 1)).astype(np.float32),
         "mixed scales": (
             rng.normal(size=(5, 100)) * 10.0 ** np.arange(-30, 20, 10)[:, None]
@@ -299,7 +299,7 @@ def test_real_filters(shared: Path) -> None:
     from bdcc.ir.onnx_import import load_onnx
 
     for layer in load_onnx(shared / "models" / "alexnet.onnx").weight_layers:
-        weight = layer.weight.reshape(len(layer.weight), -1)[:24]
+        weight = layer.weight.reshape(len(layer.weight), -1)[:8]
         energy = (weight.astype(np.float64) ** 2).sum(axis=1)
         errors = [_lost(weight, _decomposed(weight, bases)) / energy for bases in range(1, 6)]
         for fewer, more in pairwise(errors):

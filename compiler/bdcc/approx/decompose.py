@@ -213,8 +213,8 @@ def _bounds(levels: F64) -> F32:
     no float32 weight notices.
     """
     middle = (levels[..., 1:] + levels[..., :-1]) * 0.5
-    near = middle.astype(np.float32)
-    return np.where(near > middle, np.nextafter(near, np.float32(-np.inf)), near)
+    near: F32 = middle.astype(np.float32)
+    return np.nextafter(near, np.float32(-np.inf), out=near, where=near > middle)
 
 
 def _segments(filters: _Filters, levels: F64) -> tuple[F64, F64]:
