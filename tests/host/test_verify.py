@@ -19,7 +19,7 @@ from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError, MismatchError
 from bdcc.host import verify as module
 from bdcc.host.verify import VerificationReport, adversarial_inputs, verify
-from codegen.nets import alexnet_like, quantized
+from codegen.nets import alexnet_like, every_float_step, quantized
 
 SHAPE = (3, 23, 21)
 IMAGES = np.random.default_rng(3).normal(size=(2, *SHAPE)).astype(np.float32)
@@ -51,13 +51,23 @@ def test_the_report(net: Path) -> None:
     assert re.fullmatch(r"0 differing values among [\d,]+ in \d+ steps", last)
 
 
-def test_dynamic_ranges(
-    tmp_path: Path, write: Callable[[QuantizedModel, Path], DeploymentPlan]
+DYNAMIC = {"bases": 2, "bits": 5, "mode": "dynamic"}
+NETS = {
+    "dynamic ranges": (alexnet_like(lrn_first=True), DYNAMIC),
+    "nothing decomposed": (every_float_step(), {"bases": 0, "bits": 8}),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_other_networks(
+    tmp_path: Path, write: Callable[[QuantizedModel, Path], DeploymentPlan], kind: str
 ) -> None:
-    project = tmp_path / "net"
-    write(quantized(alexnet_like(lrn_first=True), bases=2, bits=5, mode="dynamic"), project)
-    report = verify(project, images=IMAGES, make_args=QUICK)
+    graph, options = NETS[kind]
+    write(quantized(graph, **options), tmp_path / "net")
+    x = np.random.default_rng(2).normal(size=(1, *graph.shapes["x"])).astype(np.float32)
+    report = verify(tmp_path / "net", images=x, make_args=QUICK)
     assert {step.differing for step in report.steps} == {0}
+    assert {step.bits for step in report.steps} == {0}  # dynamic codes live in scratch memory
 
 
 def test_adversarial_inputs_are_what_they_are_called() -> None:
