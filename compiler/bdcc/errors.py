@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The one family of errors a user can meet; `cli.py` turns each into one line and an exit code."""
 
 from __future__ import annotations

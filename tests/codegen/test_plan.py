@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bdcc.codegen.plan import DeploymentPlan, c_identifier, make_plan
+from bdcc.codegen.plan import DeploymentPlan, make_plan
+from bdcc.codegen.steps import c_identifier
 from bdcc.codegen.targets import find_target
 from bdcc.errors import ModelError, OptionError
 from bdcc.ir.graph import Flatten, Lrn, MaxPool, Relu, Softmax, make_graph

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: 0BSD
 """What C do we write? Plan, memory, packing, emission."""

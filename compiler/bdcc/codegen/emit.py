@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Writes the C project of a plan. The only user of jinja2: loops and substitution, no decisions."""
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from bdcc.codegen.plan import (
     BLOB_FORMAT,
     BLOB_HEADER_BYTES,
     DeploymentPlan,
-    Step,
     describe_steps,
 )
+from bdcc.codegen.steps import Step
 from bdcc.ir.graph import F32, op_name
 
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)

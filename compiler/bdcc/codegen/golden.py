@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What the oracle says each step must leave in memory: the golden vectors of `selftest`, and what
 `bdcc verify` compares.
 """

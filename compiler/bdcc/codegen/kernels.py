@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The numbers behind templates/popcount.h.j2: register tiles and networks of carry-save adders."""
 
 from __future__ import annotations

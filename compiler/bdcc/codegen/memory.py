@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Where each buffer lies in the arena: lifetimes in steps, offsets by first fit, largest buffer
 first.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The physical order of decomposed weights: the one home, with runtime/bdcc_pack.h, of bit order.
 
 run:    byte 0            byte 1           ...      word w = bytes 8w .. 8w+7, little-endian

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What can be built for. A target fixes the default compiler flags of the emitted project, never
 its results.
 """
