@@ -306,7 +306,7 @@ def compile_command(model: Path, as_json: bool, **options: Any) -> int:
 @click.argument("model", type=PATH, metavar="MODEL.onnx")
 @JSON
 def inspect(model: Path, as_json: bool) -> None:
-    """List the layers of MODEL.onnx: shapes, MACs, parameters, and what would stay float and why."""
+    """List the layers of MODEL.onnx: shapes, MACs, parameters, what would stay float and why."""
     from bdcc.ir.onnx_import import load_onnx
     from bdcc.report.inspection import inspect_graph, inspection_text
 
@@ -418,7 +418,7 @@ def eval(  # the command's name
     _print_json(result) if as_json else click.echo(evaluation_text(result))
 
 
-@cli.command(epilog=_examples("bdcc bench out", "bdcc bench out --layers --isa portable"))
+@cli.command(epilog=_examples("bdcc bench out", "bdcc bench out --layers --isa generic"))
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option("--threads", type=INTEGER, default=1, show_default=True, metavar="N")
 @click.option("--layers", is_flag=True, help="The time of each layer too.")

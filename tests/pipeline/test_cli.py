@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: 0BSD
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from trained_network import CLASSES, Trained
+
+from bdcc import cli
+from bdcc.approx.model import load_oracle
+from bdcc.approx.simulate import run_exact, run_float
+from bdcc.errors import BuildError, MismatchError
+from bdcc.ir.onnx_import import load_onnx
+from bdcc.report.report import load_schema
+
+BDCC = """bdcc() { "$PYTHON" -c 'from bdcc.cli import main; main()' "$@"; }\n"""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """run(arguments...) -> exit code, stdout, stderr of the command, in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def report_of(project: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((project / "report.json").read_text())
+    return report
+
+
+# --- the shell --------------------------------------------------------------------------------
+
+
+def test_starting_is_quick() -> None:
+    heavy = "{'numpy', 'onnx', 'matplotlib', 'rich', 'PIL', 'jinja2', 'cffi'} & set(sys.modules)"
+    code = (
+        "import sys, bdcc.cli\n"
+        "try: bdcc.cli.main(['--version'])\n"
+        f"except SystemExit as left: assert left.code == 0 and not {heavy}, {heavy}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"bdcc, version \d+\.\d+\.\d+\n", done.stdout)
+
+
+def examples_of(command: click.Command) -> list[str]:
+    text = command.get_help(click.Context(command, info_name=command.name, max_content_width=200))
+    return re.findall(r"^ +(bdcc .*)$", text.partition("Examples:")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", list(cli.cli.commands.values()), ids=list(cli.cli.commands))
+def test_the_examples_of_each_command_work(
+    command: click.Command, trained: Trained, project: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained.model, tmp_path / "model.onnx")
+    shutil.copy(trained.picture, tmp_path / "picture.jpg")
+    shutil.copytree(trained.folders, tmp_path / "pictures")
+    if command.name != "compile":
+        shutil.copytree(project, tmp_path / "out")
+    examples = examples_of(command)
+    assert len(examples) == 2
+    for example in examples:
+        done = subprocess.run(
+            ["sh", "-c", BDCC + example],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout or ">" in example
+
+
+def test_usage_errors_are_2(run: Run, trained: Trained, tmp_path: Path) -> None:
+    for arguments in (
+        ("compile", trained.model, "-o", tmp_path / "o", "--colour"),
+        ("compile", trained.model),
+        ("compile", "-o", tmp_path / "o"),
+        ("polish",),
+        (),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("Usage: bdcc")
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def bad_model(folder: Path, trained: Trained, kind: str) -> Path:
+    whole = trained.model.read_bytes()
+    content = {"text": b"hello", "truncated": whole[: len(whole) // 2], "empty": b""}
+    path = folder / "bad.onnx"
+    path.write_bytes(content[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "empty"])
+def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> None:
+    check_refusal(run, tmp_path, bad_model(tmp_path, trained, kind))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--D -1", "--D"),
+        ("--D nan", "--D"),
+        ("--max-drop x", "--D: 'x' is not a number"),
+        ("--q 9", "--q: 9"),
+        ("--q 0", "--q: 0"),
+        ("--q 4,x", "--q: '4,x' is not"),
+        ("--q 4,4,4", "--q: 3 values; this model takes 1 or 2 or 4"),
+        ("--bases 8", "--bases: 8"),
+        ("--bases 1,2,3,4,5", "--bases: 5 values"),
+        ("--limit 1.5", "--limit: '1.5' is not a whole number"),
+        ("--decompose aware", "--decompose"),
+        ("--kernel lut", "--kernel"),
+        ("--kernel bytedot", "--kernel"),
+        ("--workers dask:tcp://scheduler:8786", "--workers"),
+        ("--workers two", "--workers: 'two' is not"),
+        ("--target moon", "--target"),
+        ("--preset imagenet", "--preset"),
+        ("--mean 1,2", "--mean: 2 values"),
+        ("--resize crop:3", "--resize"),
+        ("--keep-float conv9", "--keep-float: there is no layer 'conv9'; the layers are conv1, "),
+        ("--data nowhere", "nowhere: there is no such file or folder"),
+        ("--data {empty}", "there are no pictures in it"),
+        ("--data {broken}", "0.png: is not a readable picture"),
+        ("--data {few}", "2 class folders, but the model has 20 outputs"),
+        ("--data {labels}", "label 20 of picture 1 is out of range"),
+        ("--data {float64}", "images are float64"),
+        ("--classes nowhere", "nowhere: cannot read the classes"),
+        ("--flash 10", "--flash: the weights"),
+        ("--ram 10", "--ram: the arena"),
+        ("--cache {file}/x", "the cache cannot be written"),
+    ],
+)
+def test_bad_values_are_one_line_and_leave_nothing(
+    run: Run, trained: Trained, tmp_path: Path, options: str, message: str
+) -> None:
+    places = {name: tmp_path / name for name in ("empty", "broken", "few")}
+    for folder in places.values():
+        folder.mkdir()
+    (places["broken"] / "0.png").write_bytes(b"no picture")
+    for index in (1, 2, 3):
+        shutil.copy(trained.picture, places["broken"] / f"{index}.png")
+    for name in ("a", "b"):
+        (places["few"] / name).mkdir()
+        shutil.copy(trained.picture, places["few"] / name / "0.png")
+    images = np.zeros((2, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "labels.npz", images=images, labels=np.array([0, CLASSES]))
+    np.savez(tmp_path / "float64.npz", images=images.astype(float))
+    (tmp_path / "file").write_text("x")
+    files = {"labels": "labels.npz", "float64": "float64.npz", "file": "file"}
+    places |= {name: tmp_path / file for name, file in files.items()}
+    err = check_refusal(run, tmp_path, trained.model, *options.format(**places).split())
+    assert message in err
+
+
+def check_refusal(run: Run, folder: Path, model: Path, *options: str) -> str:
+    before = sorted(folder.rglob("*"))
+    code, out, err = run("compile", model, "-o", folder / "deep" / "out", *options)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"bdcc: .+\.\n", err), err
+    assert sorted(folder.rglob("*")) == before
+    return err
+
+
+def test_places_that_cannot_be_written(run: Run, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for place, force, message in (
+        ("file", (), "is a file"),
+        ("file/out", (), "cannot be written"),
+        ("full", (), "not empty"),
+        ("full", ("--force",), "'thesis.tex' was not written by bdcc"),
+    ):
+        code, out, err = run("compile", trained.model, "-o", tmp_path / place, *force)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert message in err
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "x"
+
+
+@pytest.mark.parametrize("command", ["verify", "run", "eval", "bench"])
+def test_what_is_no_project_is_refused(run: Run, tmp_path: Path, command: str) -> None:
+    more = {"run": ["x.png"], "eval": ["--data", "x"]}.get(command, [])
+    code, out, err = run(command, tmp_path, *more)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "is not a project that bdcc wrote" in err
+
+
+@pytest.mark.parametrize("error", [MismatchError("differs"), BuildError("no compiler")])
+def test_exit_codes_follow_the_error(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bdcc.host.verify.verify", fail)
+    code, _, err = run("verify", project)
+    assert code == {"MismatchError": 4, "BuildError": 5}[type(error).__name__]
+    assert err == f"bdcc: {error}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bdcc.host.verify.verify", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["verify", str(project)])
+
+
+def test_an_interruption_is_130_and_says_how_to_go_on(
+    run: Run, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bdcc.pipeline.compile.gather", interrupt)
+    code, out, err = run("compile", trained.model, "-o", tmp_path / "a b", "--D", "2")
+    assert (code, out) == (130, "")
+    again = f"bdcc compile {trained.model} -o '{tmp_path}/a b' --D 2 --resume"
+    assert err.endswith(f"Go on with: {again}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what a person and a script see -----------------------------------------------------------
+
+
+def test_compile_shows_layers_and_a_summary(run: Run, trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, shown, _ = run("compile", trained.model, *trained.data, "--q", "6", "-o", out)
+    assert code == 0
+    for layer in ("conv1", "conv2", "fc3", "fc4"):
+        assert re.search(rf"^{layer} +(Conv|Gemm) +4 +[68] ", shown, re.MULTILINE)
+    for row in ("float model", "decomposed", "measured", "on holdout", "weights", "arena"):
+        assert re.search(rf"^{row} ", shown, re.MULTILINE)
+    assert "--bases auto means 4" in shown
+    assert f"bdcc verify {out}" in shown
+    assert len(shown.splitlines()) < 40
+
+
+def test_json_has_stdout_for_itself(run: Run, trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--q", "5", "--D", "0", "--bases", "1", "--json", "-o", out)
+    code, shown, err = run("compile", trained.model, *trained.data, *options)
+    report = json.loads(shown)
+    jsonschema.validate(report, load_schema())
+    assert report == report_of(out)
+    assert code == 3
+    assert "the tolerance of 0 points is missed" in err
+    assert "warning: the tolerance of 0 points is under two standard errors" in err
+    assert not report["met"]
+
+
+def test_inspect(run: Run, trained: Trained) -> None:
+    code, shown, _ = run("inspect", trained.model)
+    assert code == 0
+    assert "--keep-float takes: conv1, conv2, fc3, fc4" in shown
+    _, text, _ = run("inspect", trained.model, "--json")
+    found = json.loads(text)
+    rows = {row["name"]: row for row in found["layers"]}
+    assert rows["conv2"]["macs"] == 16 * 4 * 9 * 6 * 6
+    assert rows["conv2"]["parameters"] == 16 * 4 * 9 + 16
+    assert rows["conv2"]["stays_float"] is None
+    assert rows["pool1"]["stays_float"]
+    assert found["macs"] == sum(row["macs"] for row in found["layers"])
+
+
+def test_eval_agrees_with_the_report(run: Run, trained: Trained, project: Path) -> None:
+    for data, part in ((trained.search, None), (trained.holdout, "holdout")):
+        accuracy = report_of(project)["accuracy"]
+        accuracy = accuracy if part is None else accuracy[part]
+        code, text, _ = run("eval", project, "--data", data, "--threads", "2", "--json")
+        found = json.loads(text)
+        assert code == 0
+        assert found["top1"] == accuracy["measured"]
+        assert found["samples"] == accuracy["samples"]
+    code, text, _ = run("eval", project, "--data", trained.folders, "--limit", "40")
+    assert re.match(r"40 pictures: top-1 \d+\.\d\d %, top-5 \d+\.\d\d %$", text)
+    code, _, err = run("eval", project, "--data", trained.folders / "class00")
+    assert (code, "the pictures have no labels" in err) == (1, True)
+
+
+def test_run_is_the_oracle(run: Run, trained: Trained, project: Path) -> None:
+    code, text, _ = run("run", project, trained.picture, "--model", trained.model, "--json")
+    assert code == 0
+    answer = json.loads(text)
+    pixels = np.asarray(Image.open(trained.picture), np.float64)
+    x = ((pixels - 120) / 60).astype(np.float32).transpose(2, 0, 1)
+    model = load_oracle(project / "host" / "oracle.npz")
+    logits = run_exact(model, x).values["y"]
+    order = np.argsort(-logits, kind="stable")[:5]
+    assert [entry["index"] for entry in answer["top"]] == order.tolist()
+    assert [entry["score"] for entry in answer["top"]] == [float(logits[i]) for i in order]
+    exact = run_float(load_onnx(trained.model), x)["y"].astype(np.float64)
+    ratio = 10 * np.log10((exact**2).sum() / ((exact - logits) ** 2).sum())
+    rows = [row for row in answer["sqnr_db"] if row["tensor"] == "y"]
+    assert rows[-1]["sqnr_db"] == pytest.approx(ratio, abs=0.01)
+    assert {row["layer"] for row in answer["sqnr_db"]} >= {"conv1", "conv2", "fc3", "fc4"}
+    _, shown, _ = run("run", project, trained.picture, "--model", trained.model)
+    assert re.search(r"^fc4 +Gemm +y +\d+\.\d$", shown, re.MULTILINE)
+
+
+def test_run_refuses_another_model(
+    run: Run, trained: Trained, project: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(trained.model.read_bytes() + b"\x1a\x00")
+    code, _, err = run("run", project, trained.picture, "--model", other)
+    assert (code, "is not the model that this project was compiled from" in err) == (1, True)
+
+
+def test_verify_and_its_dump(run: Run, trained: Trained, project: Path, tmp_path: Path) -> None:
+    dump = tmp_path / "layers.npz"
+    code, text, _ = run("verify", project, "--data", trained.folders, "--dump", dump, "--json")
+    found = json.loads(text)
+    assert (code, found["differing"]) == (0, 0)
+    with np.load(dump) as layers:
+        assert any(name.endswith("_y") and layers[name].size == CLASSES for name in layers.files)
+
+
+def test_bench_ends_with_its_figures(run: Run, project: Path) -> None:
+    code, text, _ = run("bench", project)
+    assert code == 0
+    assert re.fullmatch(r"min=\d+\.\d+ median=\d+\.\d+ ms", text.splitlines()[-1])
+    code, _, err = run("bench", project, "--isa", "abacus")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_targets_lists_host_and_generic(run: Run) -> None:
+    _, text, _ = run("targets")
+    assert {line.split()[0] for line in text.splitlines()[2:]} == {"host", "generic"}
+    _, text, _ = run("targets", "--json")
+    assert [target["name"] for target in json.loads(text)["targets"]] == ["host", "generic"]

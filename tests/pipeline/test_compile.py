@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: 0BSD
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from trained_network import Trained, draw_pictures, options_for
+
+import bdcc
+from bdcc.approx.model import load_oracle
+from bdcc.approx.simulate import run_exact, run_float
+from bdcc.errors import BuildError
+from bdcc.pipeline.reporting import find_missed
+from bdcc.report.report import compare, load_schema
+
+
+def files_of(project: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file()
+        and path.name != "timings.json"
+        and path.relative_to(project).parts[0] != "build"
+    }
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of the files that differ, or that only one has; times and build/ aside."""
+    left, right = files_of(one), files_of(other)
+    return [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+
+
+def slow_hits(project: Path, file: Path) -> list[bool]:
+    """The oracle, picture by picture."""
+    model = load_oracle(project / "host" / "oracle.npz")
+    with np.load(file) as archive:
+        images, labels = archive["images"], archive["labels"]
+    x = ((images.astype(np.float64) - 120) / 60).astype(np.float32).transpose(0, 3, 1, 2)
+    output = model.graph.output
+    return [int(run_exact(model, p).values[output].argmax()) == n for p, n in zip(x, labels)]  # noqa: B905
+
+
+def test_what_is_measured_is_what_the_oracle_says(trained: Trained, project: Path) -> None:
+    report = json.loads((project / "report.json").read_text())
+    jsonschema.validate(report, load_schema())
+    accuracy = report["accuracy"]
+    for part, file in ((accuracy, trained.search), (accuracy["holdout"], trained.holdout)):
+        hits = slow_hits(project, file)
+        assert part["samples"] == len(hits)
+        assert part["measured"] == pytest.approx(100 * np.mean(hits))
+        assert part["drop_pp"] == pytest.approx(part["float"] - part["measured"])
+    assert report["met"]
+    assert accuracy["drop_pp"] <= 12
+    assert report["search"]["method"] == "measured"
+    finalists = {tuple(f["bits"]): f["measured"] for f in report["search"]["table"]["finalists"]}
+    chosen = tuple(row["q"] for row in report["layers"][:2])
+    assert finalists[chosen] == accuracy["measured"]
+    for index in (0, 1):  # a bit less anywhere was tried, and breaks the tolerance
+        lower = list(chosen)
+        lower[index] -= 1
+        if lower[index] >= 2:
+            assert accuracy["float"] - finalists[tuple(lower)] > 12
+
+
+def test_a_project_lists_its_files_and_times(project: Path) -> None:
+    listed = (project / "manifest.txt").read_text().split()
+    assert set(listed) == set(files_of(project)) - {"manifest.txt"} | {"timings.json"}
+    timings = json.loads((project / "timings.json").read_text())
+    assert {"decompose_s", "search_s", "build_s", "bench"} <= set(timings)
+
+
+def test_the_papers_search_and_its_tables(trained: Trained, tmp_path: Path) -> None:
+    given = options_for(trained, tmp_path / "out", max_drop_pp=15.0, search="paper")
+    report = bdcc.compile_model(trained.model, given).report.as_json()
+    jsonschema.validate(report, load_schema())
+    search, (first, second) = report["search"], report["layers"][:2]
+    assert search["table"]["bits"] == [2, 3, 4, 5, 6, 7, 8]
+    drops = search["table"]["A"]
+    assert [np.shape(table) for table in drops] == [(1, 7), (7, 7)]
+    assert search["evaluations"] == 1 + 7 + 49 + 1
+    a, b = first["q"] - 2, second["q"] - 2
+    assert first["predicted_drop_pp"] == pytest.approx(drops[0][0][a])
+    assert second["predicted_drop_pp"] == pytest.approx(drops[1][a][b])
+    total = first["predicted_drop_pp"] + second["predicted_drop_pp"]
+    assert report["accuracy"]["predicted"] == pytest.approx(report["accuracy"]["float"] - total)
+
+
+def test_two_compiles_are_equal_byte_for_byte(
+    trained: Trained, project: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "er"
+    given = options_for(trained, out, max_drop_pp=12.0, workers=1, cache="off")
+    result = bdcc.compile_model(trained.model, given)
+    assert differing(out, project) == []
+    assert result.report.as_json() == json.loads((out / "report.json").read_text())
+    assert (result.missed, result.project) == (None, out)
+
+
+def test_an_interrupted_run_goes_on(trained: Trained, project: Path, tmp_path: Path) -> None:
+    """Killed at every stage in turn; the last run finds what was finished and ends the same."""
+    cache = tmp_path / "cache"
+    given = options_for(trained, tmp_path / "out", max_drop_pp=12.0, cache=cache, resume=True)
+    stages: list[str] = []
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage not in stages and done == total:
+            stages.append(stage)
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    for _ in range(20):
+        try:
+            bdcc.compile_model(trained.model, given, progress=interrupt, say=said.append)
+            break
+        except KeyboardInterrupt:
+            assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+    assert {"decompose", "calibrate", "tables", "finalists", "verify"} <= set(stages)
+    assert "of 4 decompositions" in said[0]
+    assert not said[0].startswith("found finished: 0")
+    assert differing(tmp_path / "out", project) == []
+
+
+def test_another_tolerance_measures_no_table_again(
+    trained: Trained, project: Path, tmp_path: Path
+) -> None:
+    busy: set[str] = set()
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if done < total:
+            busy.add(stage)
+
+    given = options_for(trained, tmp_path / "out", max_drop_pp=20.0)
+    bdcc.compile_model(trained.model, given, progress=watch)
+    assert not {"pictures", "float model", "decompose", "calibrate", "tables"} & busy
+    assert busy
+
+
+def test_float_mode_is_the_float_model(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = options_for(trained, out, float_only=True, max_drop_pp=0.0)
+    report = bdcc.compile_model(trained.model, given).report.as_json()
+    jsonschema.validate(report, load_schema())
+    assert report["accuracy"]["drop_pp"] == 0
+    assert report["search"] == {"method": "none", "evaluations": 0, "table": None}
+    assert all(row["q"] is None and row["kernel"] is None for row in report["layers"])
+    images, _ = draw_pictures(1, seed=12)
+    x = ((images[0].transpose(2, 0, 1) - 120.0) / 60.0).astype(np.float32)
+    with bdcc.Library.open(out) as library:
+        exact = run_float(bdcc.load_onnx(trained.model), x)
+        assert np.array_equal(library.run(x), exact["y"])
+
+
+@pytest.mark.parametrize("mode", ["minmax", "dynamic"])
+def test_other_ranges_and_layers_kept_float(trained: Trained, tmp_path: Path, mode: Any) -> None:
+    given = options_for(
+        trained, tmp_path / "out", q=(5, 8, 6), bases=(6,), range=mode, keep_float=("conv1",)
+    )
+    report = bdcc.compile_model(trained.model, given).report.as_json()
+    assert [row["q"] for row in report["layers"]] == [None, 5, 8, 6]
+    assert [row["bases"] for row in report["layers"]] == [None, 6, 6, 6]
+    hits = slow_hits(tmp_path / "out", trained.search)
+    assert report["accuracy"]["measured"] == pytest.approx(100 * np.mean(hits))
+
+
+def test_data_alone_is_shared_out(trained: Trained, tmp_path: Path) -> None:
+    given = options_for(
+        trained, tmp_path / "out", data=trained.folders, calib=None, holdout=None, q=(6,), limit=40
+    )
+    report = bdcc.compile_model(trained.model, given).report.as_json()
+    accuracy = report["accuracy"]
+    assert (accuracy["samples"], accuracy["calib_samples"]) == (40, 8)
+    assert accuracy["holdout"]["samples"] == 20
+    assert accuracy["judge"] == "labels"
+    text = (tmp_path / "out" / "src" / "model.c").read_text()
+    assert "class07" in text
+
+
+def test_unlabelled_pictures_are_judged_by_agreement(trained: Trained, tmp_path: Path) -> None:
+    with np.load(trained.search) as archive:
+        np.savez(tmp_path / "unlabelled.npz", images=archive["images"][:60])
+    given = options_for(trained, tmp_path / "out", data=tmp_path / "unlabelled.npz", q=(8,))
+    accuracy = bdcc.compile_model(trained.model, given).report.as_json()["accuracy"]
+    assert (accuracy["judge"], accuracy["float"], accuracy["samples"]) == ("agreement", 100.0, 60)
+    assert accuracy["holdout"]["float"] == 100.0
+    assert 50 < accuracy["measured"] < 100
+
+
+@pytest.mark.parametrize(("preset", "warned"), [("torchvision", False), ("unit", True)])
+def test_a_better_preset_is_named(
+    trained: Trained, tmp_path: Path, preset: str, warned: bool
+) -> None:
+    given = options_for(
+        trained, tmp_path / "out", preset=preset, mean=None, std=None, float_only=True
+    )
+    report = bdcc.compile_model(trained.model, given).report
+    assert any("--preset torchvision" in warning for warning in report.warnings) == warned
+
+
+def test_a_failed_build_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "false")
+    given = options_for(trained, tmp_path / "new" / "out", q=(4,))
+    with pytest.raises(BuildError):
+        bdcc.compile_model(trained.model, given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_the_tolerance_counts_as_missed(trained: Trained, tmp_path: Path) -> None:
+    given = options_for(trained, tmp_path / "out", q=(8,), float_only=True)
+    report = bdcc.compile_model(trained.model, given).report
+    yes, no = np.ones(50, bool), np.arange(50) < 40
+    kept, broken = compare(yes, yes), compare(yes, no)
+    missed = replace(report, met=False, search_drop=broken, search_method="fixed")
+    assert find_missed(missed, given) is None
+    assert "drops 20.00" in str(find_missed(missed, replace(given, max_drop_pp=1.0)))
+    searched = replace(missed, search_method="measured")
+    assert "drops 20.00" in str(find_missed(searched, given))
+    held = replace(report, met=True, search_drop=kept, holdout_drop=broken)
+    assert find_missed(held, given) is None
+    assert "holdout" in str(find_missed(held, replace(given, strict=True)))
