@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: 0BSD
-"""bdcc compiles a float ONNX CNN to a portable C project with binary weights and low-bit activations.
+"""bdcc compiles a float ONNX CNN to portable C with binary weights and low-bit activations.
 
     import bdcc
 
     options = bdcc.CompileOptions(output=Path("out"), data=Path("pictures"), max_drop_pp=2.0)
     result = bdcc.compile_model(Path("model.onnx"), options)   # as `bdcc compile` does
     with bdcc.Library.open(result.project) as library:          # builds and loads it
-        logits = library.run(x)                                 # x: float32 [C, H, W] or [N, C, H, W]
+        logits = library.run(x)                      # x: float32 [C, H, W] or [N, C, H, W]
 
     graph = bdcc.load_onnx(Path("model.onnx"))                  # the network alone
 

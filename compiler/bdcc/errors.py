@@ -23,7 +23,7 @@ class BdccError(Exception):
 
 
 class ModelError(BdccError):
-    """The ONNX file is not one bdcc can take (damaged, unsupported operator, attribute or shape)."""
+    """The ONNX file is not one bdcc can take: damaged, or an unsupported operator or shape."""
 
 
 class DataError(BdccError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""How large the values of each tensor can get: a max-pool may run on codes where no NaN can arise."""
+"""How large each tensor can get: a max-pool may run on codes where no NaN can arise."""
 
 from __future__ import annotations
 
