@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from bdcc.approx.model import TensorQuant
 from bdcc.approx.quantize import dynamic_range, quantize_array
 from bdcc.approx.simulate import dynamic_constants, exact_exp, run_node
@@ -34,7 +36,6 @@ from bdcc.ir.graph import (
     Softmax,
     make_graph,
 )
-from PIL import Image
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
