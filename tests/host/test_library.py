@@ -13,11 +13,12 @@ import pytest
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import run_exact
+from bdcc.codegen.emit import ISAS as EMITTED
 from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError, MismatchError, OptionError
 from bdcc.host.build import build
 from bdcc.host.facts import read_facts
-from bdcc.host.library import Library
+from bdcc.host.library import ISAS, Library
 
 SHAPE = (3, 23, 21)
 
@@ -109,7 +110,8 @@ def test_steps_in_pieces(library: Library, images: np.ndarray, expected: np.ndar
 def test_instruction_sets(
     library: Library, net: Path, images: np.ndarray, expected: np.ndarray
 ) -> None:
-    assert library.isas[0] == "generic"
+    assert library.isas == ISAS[: len(library.isas)]
+    assert EMITTED == ISAS
     assert library.isa == library.isas[-1]
     for isa in library.isas:
         with Library.open(net, isa=isa) as narrow:

@@ -42,14 +42,12 @@ int {m}_run_u8(const void *, void *, size_t, const uint8_t *, size_t, float *);
 int {m}_run_steps(const void *, void *, size_t, const float *, float *, int, int);
 int {m}_step_count(void);
 const {m}_step_t *{m}_step(int);
-void {m}_top_k(const float *, int, int *);
 const char *{m}_label(int);
 const char *{m}_strerror(int);
 const char *{m}_info(void);
 const char *{m}_isa(const void *);
 size_t {m}_arena_bytes(void);
 size_t {m}_handle_bytes(void);
-unsigned {m}_abi_version(void);
 """
 
 
