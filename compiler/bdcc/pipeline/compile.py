@@ -33,6 +33,7 @@ from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
 from bdcc.pipeline.searching import Evaluator, choose_bits
 from bdcc.pipeline.workshop import Workshop
+from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
 
 
@@ -174,6 +175,7 @@ def compile_model(
             warnings=warnings,
         )
         write_json(report.as_json(), project / "report.json")
+        (project / "report.html").write_text(render_html(report.as_json()), "utf-8")
         with clock.stage("verify"):
             verify(project, images=search.pictures.batch([0]), progress=progress)
         speed = bench(project)

@@ -22,6 +22,7 @@ BATCH = (
     32  # pictures per thread and call: enough to keep threads busy, little enough to show progress
 )
 SHF_EXECINSTR = 4
+REPORTS = ("report.json", "report.html", "timings.json", "manifest.txt")
 
 
 def library_logits(
@@ -67,7 +68,7 @@ def content_digest(project: Path) -> str:
     state = hashlib.sha256()
     for file in sorted(project.rglob("*")):
         name = file.relative_to(project)
-        if name.parts[0] in ("build", "report.json", "timings.json") or not file.is_file():
+        if name.parts[0] in ("build", *REPORTS) or not file.is_file():
             continue
         content = file.read_bytes()
         state.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)

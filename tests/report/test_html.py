@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: 0BSD
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from copy import deepcopy
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report import example
+
+from bdcc.report.html import render_html
+
+
+def searched(layers: int) -> dict[str, Any]:
+    report = deepcopy(example().as_json())
+    rng = np.random.default_rng(0)
+    report["search"]["table"] = {
+        "layers": [[f"conv{i}"] for i in range(layers)],
+        "bits": [2, 3, 4],
+        "A": [rng.normal(0, 2, (1 if i == 0 else 3, 3)).tolist() for i in range(layers)],
+    }
+    return report
+
+
+class Text(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.open = "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        for name, value in attrs:
+            assert name not in ("src", "href") or value.startswith("#"), value
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_the_page_shows_the_report(layers: int) -> None:
+    report = searched(layers)
+    report["model"]["name"] = "a<b>.onnx"
+    page = Text(render_html(report))
+    for part in ("a<b>.onnx", "60.00 %", "57.00 %", "missed", "Warning: careful", "1.23%"):
+        assert part in page.text
+    assert page.open.count("svg") == 2
+
+
+def test_without_a_search_there_is_one_figure() -> None:
+    report = example().as_json()
+    report["search"] = {"method": "fixed", "evaluations": 0, "table": None}
+    assert Text(render_html(report)).open.count("svg") == 1
+
+
+def test_the_page_is_repeatable_and_its_figures_are_xml() -> None:
+    page = render_html(searched(2))
+    assert page == render_html(searched(2))
+    for piece in page.split("<svg")[1:]:
+        ET.fromstring("<svg" + piece[: piece.index("</svg>")] + "</svg>")
