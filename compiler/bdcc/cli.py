@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     differs, 5 build, 130.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(status or 0)
 
 
@@ -114,16 +118,17 @@ class _Watch:
     LINE_EVERY_S = 15.0
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._stage, self._done = "", 0
         self._began = self._spoke = 0.0
         self._bars: Bars | None = None
         self._task: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if stage != self._stage:
+        if stage != self._stage or done < self._done:  # the next of its kind begins anew
             self.close()
             self._stage, self._began, self._spoke = stage, now, now
+        self._done = done
         if now - self._began < self.PATIENCE_S or total <= 0:
             return
         if sys.stderr.isatty():

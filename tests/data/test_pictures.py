@@ -130,7 +130,7 @@ def test_a_bad_picture_is_named_and_leaves_nothing(tmp_path: Path, content: byte
 def test_pictures_cannot_feed_five_channels(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     shape = (5, 6, 8)
-    with pytest.raises(DataError, match="5 channels"):
+    with pytest.raises(DataError, match="input has 5"):
         load_pictures(
             tmp_path, input_shape=shape, outputs=4, preprocess=make_preprocess(shape=shape)
         )

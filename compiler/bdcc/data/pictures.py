@@ -187,12 +187,6 @@ def _hold_files(
     progress: Progress | None,
 ) -> tuple[Path | U8 | F32, str]:
     channels, height, width = shape
-    if channels not in (1, 3):
-        raise DataError(
-            f"the model's input has {channels} channels, and pictures have 1 or 3",
-            layer=str(files[0].parent),
-            hint="Give an .npz with float32 images [N, C, H, W]",
-        )
     state = hashlib.sha256(f"{shape} {preprocess.resize}".encode())
     with ThreadPoolExecutor(workers) as pool:
         for content in pool.map(lambda file: hashlib.sha256(_read(file)).digest(), files):
@@ -242,6 +236,12 @@ def _write_mapped(
 
 def read_picture(file: Path, *, shape: Shape, preprocess: Preprocess) -> U8:
     """uint8 [H, W, C] of one picture file; raises DataError."""
+    if shape[0] not in (1, 3):
+        raise DataError(
+            f"pictures have 1 or 3 channels, the model's input has {shape[0]}",
+            layer=str(file),
+            hint="Give an .npz with float32 images [N, C, H, W]",
+        )
     try:
         with Image.open(file) as picture:
             return preprocess.fit(picture, shape)

@@ -28,6 +28,16 @@ from bdcc.errors import OutputError
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
+def sources_digest() -> str:
+    """Of the Python files that results depend on: a changed bdcc meets no entries of an old one."""
+    state = hashlib.sha256()
+    root = Path(bdcc.__file__).parent
+    for room in ("ir", "approx", "data"):
+        for file in sorted((root / room).rglob("*.py")):
+            state.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()
+
+
 @dataclass(slots=True)
 class Counts:
     found: int = 0
@@ -36,16 +46,19 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """folder: where all of it lies; counts: how many entries of each kind were found and made."""
+    """folder: where all of it lies; counts: how many entries of each kind were found and made;
+    sources: the digest of bdcc's own.
+    """
 
     folder: Path
     counts: dict[str, Counts] = field(default_factory=dict)
+    sources: str = field(default_factory=sources_digest)
 
     def path(self, kind: str, *parts: object, suffix: str = "") -> Path:
         """The entry of a kind that `parts` (their text) and bdcc's sources determine; its folder
         exists.
         """
-        state = hashlib.sha256(sources_digest().encode())
+        state = hashlib.sha256(self.sources.encode())
         state.update(json.dumps([str(part) for part in parts]).encode())
         folder = self.folder / kind
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +70,13 @@ class Cache:
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
-            self._count(kind, found=True)
+            self.count(kind, found=1)
             return arrays
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             made = make()
         with _appearing(file) as part, part.open("wb") as out:
             np.savez(out, **made)  # type: ignore[arg-type]
-        self._count(kind, found=False)
+        self.count(kind, made=1)
         return made
 
     def record(self, kind: str, *parts: object, make: Callable[[], Any]) -> Any:
@@ -71,21 +84,20 @@ class Cache:
         file = self.path(kind, *parts, suffix=".json")
         try:
             value = json.loads(file.read_text("utf-8"))
-            self._count(kind, found=True)
+            self.count(kind, found=1)
             return value
         except (OSError, ValueError):
             made = make()
         with _appearing(file) as part:
             part.write_text(json.dumps(made), "utf-8")
-        self._count(kind, found=False)
+        self.count(kind, made=1)
         return made
 
-    def _count(self, kind: str, *, found: bool) -> None:
+    def count(self, kind: str, *, found: int = 0, made: int = 0) -> None:
+        """Entries of a kind that were found, or had to be made."""
         counts = self.counts.setdefault(kind, Counts())
-        if found:
-            counts.found += 1
-        else:
-            counts.made += 1
+        counts.found += found
+        counts.made += made
 
 
 @contextmanager
@@ -130,13 +142,3 @@ def open_cache(choice: Path | Literal["off"] | None) -> Iterator[Cache]:
             hint="Choose another with --cache DIR, or --cache off",
         ) from None
     yield Cache(folder=folder)
-
-
-def sources_digest() -> str:
-    """Of the Python files that results depend on: a changed bdcc meets no entries of an old one."""
-    state = hashlib.sha256()
-    root = Path(bdcc.__file__).parent
-    for room in ("ir", "approx", "data"):
-        for file in sorted((root / room).rglob("*.py")):
-            state.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return state.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
-from bdcc.approx.chunks import ChunkRunner
+from bdcc.approx.chunks import ChunkRunner, chunk_bounds
 from bdcc.approx.evaluate import I32, ranks_of
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.approx.quantize import TensorStats, quantize_model
@@ -127,7 +127,8 @@ class Evaluator:
             self.model, stats=self._stats, mode=self._options.range, dense_bits=dense_bits
         )
         store = self._cache.path("tables", *self._key, sorted(dense_bits.items()))
-        return measure_tables(
+        before = self._runner.computed
+        tables = measure_tables(
             self._runner,
             plan,
             labels=self.judged.labels,
@@ -136,6 +137,10 @@ class Evaluator:
             store=store,
             progress=self._progress,
         )
+        made = self._runner.computed - before
+        found = len(chunk_bounds(len(self.judged.pictures))) - made
+        self._cache.count("chunks of the tables", found=found, made=made)
+        return tables
 
 
 def choose_bits(
