@@ -11,7 +11,7 @@ from PIL import Image
 
 from bdcc.data.generate import generate_images, generate_pictures
 from bdcc.data.listing import list_pictures
-from bdcc.data.pictures import Pictures, load_pictures, read_pictures
+from bdcc.data.pictures import JoinedPictures, Pictures, load_pictures, read_pictures
 from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError
 
@@ -176,3 +176,17 @@ def test_the_real_search_pictures(shared: Path, tmp_path: Path) -> None:
     )
     assert pictures.labels is not None
     assert set(np.bincount(pictures.labels).tolist()) == {2}
+
+
+def test_joined_pictures_are_one_after_another(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    parts = []
+    for count in (3, 0, 4, 1):
+        np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (4, 6, 8, 3), dtype=np.uint8))
+        parts.append(load(tmp_path / "x.npz").subset(range(count)))
+    joined = JoinedPictures(parts=tuple(parts))
+    whole = np.concatenate([part.batch(range(len(part))) for part in parts])
+    assert (len(joined), joined.starts) == (8, (0, 3, 3, 7, 8))
+    for chosen in ([0], [2, 3], list(range(8)), [1, 6, 7], np.arange(3, 7)):
+        assert np.array_equal(joined.batch(chosen), whole[chosen])
+    assert joined.key != JoinedPictures(parts=tuple(parts[:-1])).key

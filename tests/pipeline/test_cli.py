@@ -355,3 +355,53 @@ def test_targets_lists_host_and_generic(run: Run) -> None:
     assert {line.split()[0] for line in text.splitlines()[2:]} == {"host", "generic"}
     _, text, _ = run("targets", "--json")
     assert [target["name"] for target in json.loads(text)["targets"]] == ["host", "generic"]
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    with cli._Watch() as watch:
+        for second in range(41):
+            now = float(second)
+            watch("tables", second, 40)
+        for second in range(2):  # too short to be worth a line
+            now += second
+            watch("verify", second, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "tables: 37 %, about 25 s left",
+        "tables: 75 %, about 10 s left",
+    ]
+
+
+def test_on_a_terminal_progress_is_a_bar_that_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with cli._Watch() as watch:
+        for second in range(5):
+            now = float(second)
+            watch("decompose", second, 5)
+        assert watch._bars is not None
+        watch("decompose", 0, 5)  # the next of its kind
+        assert watch._bars is None
+    assert capsys.readouterr().out == ""
+
+
+def test_sigterm_ends_as_an_interruption(trained: Trained, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, bdcc.cli, bdcc.pipeline.compile as c\n"
+        "c.gather = lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()\n"
+        f"bdcc.cli.main(['compile', {str(trained.model)!r}, '-o', {str(tmp_path / 'out')!r}])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 130
+    assert "--resume" in done.stderr
+    assert list(tmp_path.iterdir()) == []
