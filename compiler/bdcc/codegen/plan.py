@@ -17,7 +17,7 @@ import numpy as np
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.memory import ALIGNMENT, Lifetime, place, round_up
-from bdcc.codegen.steps import Array, Step, StepBuilder, c_identifier
+from bdcc.codegen.steps import Array, Step, StepBuilder, project_name
 from bdcc.codegen.targets import Target
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import op_name
@@ -90,7 +90,7 @@ def make_plan(
         ]
     )
     return DeploymentPlan(
-        name=c_identifier(name),
+        name=project_name(name),
         model=model,
         target=target,
         preprocess=preprocess,

@@ -87,6 +87,13 @@ def c_identifier(text: str) -> str:
     return name if not name[0].isdigit() else f"m{name}"
 
 
+def project_name(text: str) -> str:
+    """The prefix of a project's C names and files; never one that its own sources already have."""
+    name = c_identifier(text)
+    taken = name in ("main", "selftest", "bin2c", "popcount_kernels") or name.startswith("bdcc_")
+    return f"{name}_model" if taken else name
+
+
 class StepBuilder:
     """Walks the graph once, in order. The only mutable thing here; it does not outlive
     make_plan.

@@ -14,6 +14,7 @@ from pathlib import Path
 from bdcc.errors import OutputError
 
 MANIFEST = "manifest.txt"
+MADE = ("build", "selftest")  # what the project's Makefile makes
 
 
 def listed_files(project: Path) -> frozenset[str]:
@@ -55,7 +56,7 @@ def check_output(output: Path, *, force: bool) -> None:
     listed = listed_files(output)
     for path in found:
         name = path.relative_to(output)
-        if name.parts[0] == "build" or (path.is_dir() and not path.is_symlink()):
+        if name.parts[0] in MADE or (path.is_dir() and not path.is_symlink()):
             continue
         if name.as_posix() not in listed | {MANIFEST} or not listed:
             raise OutputError(
