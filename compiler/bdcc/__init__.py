@@ -8,6 +8,12 @@
     with bdcc.Library.open(result.project) as library:          # builds and loads it
         logits = library.run(x)                      # x: float32 [C, H, W] or [N, C, H, W]
 
+    print(bdcc.verify(result.project, images=x[None]).text())   # every layer against the oracle
+    print(bdcc.bench(result.project).median_ms)
+    project = bdcc.open_project(result.project)                 # as `bdcc eval` and `bdcc run` do
+    bdcc.evaluate_project(project, Path("test"), classes=None, limit=0, threads=2, progress=None)
+    bdcc.classify(project, Path("photo.jpg"), model=None)
+
     graph = bdcc.load_onnx(Path("model.onnx"))                  # the network alone
 
 Everything a user can act on is raised as `bdcc.BdccError`. Names are loaded when first used.
@@ -20,17 +26,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bdcc.errors import BdccError
+    from bdcc.host.bench import bench
     from bdcc.host.library import Library
+    from bdcc.host.verify import verify
     from bdcc.ir.onnx_import import load_onnx
     from bdcc.pipeline import CompileOptions, CompileResult, compile_model
+    from bdcc.pipeline.project import classify, evaluate_project, open_project
 
 __all__ = [
     "BdccError",
     "CompileOptions",
     "CompileResult",
     "Library",
+    "bench",
+    "classify",
     "compile_model",
+    "evaluate_project",
     "load_onnx",
+    "open_project",
+    "verify",
 ]
 
 _HOMES = {
@@ -38,8 +52,13 @@ _HOMES = {
     "CompileOptions": "bdcc.pipeline",
     "CompileResult": "bdcc.pipeline",
     "Library": "bdcc.host.library",
+    "bench": "bdcc.host.bench",
+    "classify": "bdcc.pipeline.project",
     "compile_model": "bdcc.pipeline",
+    "evaluate_project": "bdcc.pipeline.project",
     "load_onnx": "bdcc.ir.onnx_import",
+    "open_project": "bdcc.pipeline.project",
+    "verify": "bdcc.host.verify",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bdcc.errors import BuildError, OutputError
-from bdcc.host.build import build
+from bdcc.host.build import build, check_compiler
 
 
 def test_builds_once(net: Path) -> None:
@@ -62,3 +62,12 @@ def test_no_project(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "host" / "project.json").write_text(content, "utf-8")
     with pytest.raises(OutputError, match="not a project that bdcc wrote"):
         build(tmp_path)
+
+
+def test_a_broken_compiler_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compiler()
+    for broken in ("/bin/false", "no-such-compiler"):
+        monkeypatch.setenv("CC", broken)
+        with pytest.raises(BuildError, match=f"'{broken}' does not work") as caught:
+            check_compiler()
+        assert caught.value.exit_code == 5

@@ -112,3 +112,16 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         make_project(tmp_path / "file" / "out")
     with pytest.raises(OutputError, match="cannot be written"):
         make_project(Path("/proc/out"))
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    stale, foreign = tmp_path / ".out.abcd1234", tmp_path / ".other.abcd1234"
+    for folder in (stale, foreign):
+        (folder / "out").mkdir(parents=True)
+    with staged(tmp_path / "out", force=False) as project:
+        assert not stale.exists()
+        (project / "a").write_text("a")
+        mine = project.parent
+        with staged(tmp_path / "out", force=False):
+            assert mine.exists()  # a living one is left alone
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.abcd1234", "out"]

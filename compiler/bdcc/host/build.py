@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +56,29 @@ def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None
     return library
 
 
+def check_compiler() -> None:
+    """Compiles one line with the compiler that make will take: a missing or broken one is found
+    before hours of work, not behind them. Raises BuildError.
+    """
+    compiler = os.environ.get("CC", "cc")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text("int main(void) { return 0; }\n")
+        command = [*shlex.split(compiler), "-std=c11", str(source), "-o", str(source) + ".out"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
+        except OSError as error:
+            problem = str(error.strerror)
+    if problem is not None:
+        raise BuildError(
+            f"the C compiler '{compiler}' does not work ({problem})",
+            hint="Install one, or name it by the environment variable CC",
+        )
+
+
 def _first_error(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = (line for line in lines if ERROR_LINE.search(line))
-    return next(telling, lines[-1] if lines else "make failed without a word")
+    ours = [line for line in lines if not line.startswith("make")]  # its own lines say the least
+    telling = (line for part in (ours, lines) for line in part if ERROR_LINE.search(line))
+    return next(telling, lines[-1] if lines else "it failed without a word")

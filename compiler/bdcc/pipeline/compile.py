@@ -16,7 +16,7 @@ from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
 from bdcc.host.bench import bench
-from bdcc.host.build import build
+from bdcc.host.build import build, check_compiler
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import Cache, open_cache
@@ -58,10 +58,11 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds up over the stages of a name; one inside another counts in both."""
-        start = time.monotonic()
+        """Adds up over the stages of a name; a stage inside another counts for itself alone."""
+        start, before = time.monotonic(), sum(self.seconds.values())
         yield
-        spent = self.seconds.get(f"{name}_s", 0.0) + time.monotonic() - start
+        inside = sum(self.seconds.values()) - before
+        spent = self.seconds.get(f"{name}_s", 0.0) + time.monotonic() - start - inside
         self.seconds[f"{name}_s"] = round(spent, 3)
 
     def total(self) -> float:
@@ -84,6 +85,7 @@ def compile_model(
     """
     clock = Clock()
     target = find_target(options.target)
+    check_compiler()
     graph = load_onnx(model)
     layers = choose_layers(graph, options)
     preprocess = options.preprocess(graph)

@@ -99,7 +99,11 @@ class CompileOptions:
             wrong = next((v for v in values if not least <= v <= most), None)
             if wrong is not None or not values:
                 found = "an empty list" if wrong is None else wrong
-                raise OptionError(f"{found} is outside {least}..{most}", layer=f"--{option}")
+                raise OptionError(
+                    f"{found} is outside {least}..{most}",
+                    layer=f"--{option}",
+                    hint="Give one number, one per conv layer, or one per decomposed layer",
+                )
         for option, least in (("limit", 0), ("seed", 0), ("flash_bytes", 1), ("ram_bytes", 1)):
             number = getattr(self, option)
             if number is not None and number < least:
@@ -109,6 +113,14 @@ class CompileOptions:
             raise OptionError(f"{self.workers} is below 1", layer="--workers")
         if self.float_only and self.keep_float:
             raise OptionError("already keeps every layer float; drop --keep-float", layer="--float")
+        if self.float_only and (self.bases, self.q) != ("auto", "auto"):
+            raise OptionError(
+                "keeps every layer float, so there are no bases or bits to give",
+                layer="--float",
+                hint="Drop --bases and --q, or keep only some layers float with --keep-float",
+            )
+        if self.name is not None and not self.name.strip():
+            raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
 
     def _refuse_what_comes_later(self) -> None:
         if self.decompose == "aware":

@@ -5,6 +5,9 @@ done.
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,6 +80,7 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     check_output(output, force=force)
     output = output.resolve()
     made = _make_parents(output.parent)
+    _sweep(output)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
@@ -84,14 +88,36 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"cannot be written ({error.strerror})", layer=str(output)) from None
     try:
         folder.chmod(0o755)  # mkdtemp's 0700 is for secrets
-        project = folder / output.name
-        project.mkdir()
-        yield project
-        check_output(output, force=force)  # it may have been filled meanwhile
-        _put_in_place(project, output, folder / "replaced")
+        with _held(folder):
+            project = folder / output.name
+            project.mkdir()
+            yield project
+            check_output(output, force=force)  # it may have been filled meanwhile
+            _put_in_place(project, output, folder / "replaced")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(made)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Locks a folder for as long as this process lives; BlockingIOError if another one has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed compilations to the same place have left behind."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.????????"):
+        try:
+            with _held(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # a living one works in it
+            continue
 
 
 def _put_in_place(project: Path, output: Path, old: Path) -> None:

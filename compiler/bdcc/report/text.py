@@ -74,6 +74,8 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     name = {"top1": "top-1", "top5": "top-5"}[accuracy["metric"]]
     share = 100 * sizes["weight_bytes"] / sizes["float_weight_bytes"]
     met = "met" if report["met"] else "MISSED"
+    searched = report["search"]["method"] in ("measured", "paper")
+    asked = searched or report["options"]["max_drop_pp"] is not None
     rows = [
         ("judged by", f"{name}, {JUDGES[accuracy['judge']]}"),
         ("float model", f"{accuracy['float']:.2f} %  ({accuracy['samples']} pictures)"),
@@ -88,7 +90,10 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
             f"{holdout['measured']:.2f} %  {_drop(holdout)}, float {holdout['float']:.2f} %, "
             f"{holdout['samples']} pictures",
         ),
-        ("tolerance", f"{report['max_drop_pp']:g} points: {met}"),
+        (
+            "tolerance",
+            f"{report['max_drop_pp']:g} points: {met}" if asked else "none was asked for",
+        ),
         (
             "weights",
             f"{size(sizes['weight_bytes'])}, {share:.1f} % of "
