@@ -22,8 +22,7 @@ from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, make_graph
 U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
 
-# Largest sum of |c| over one filter's bases (docs/design.md): a cap of 31 costs at most 0.4 % of
-# the squared error.
+# Largest sum of |c| over one filter's bases; docs/decomposition.md has what the caps cost.
 COEFFICIENT_CAP = {1: 31, 2: 31, 3: 31, 4: 31, 5: 63, 6: 127, 7: 127}
 MAX_BASES = 7
 MAX_BITS = 8

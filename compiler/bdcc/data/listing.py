@@ -150,8 +150,12 @@ def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
                 raise ValueError("it is a single array")
             with archive:
                 arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"is not a readable .npz file ({reason(error)})", layer=str(path)) from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        raise DataError(
+            "is not a readable .npz file of plain arrays",
+            layer=str(path),
+            hint="Write it with numpy.savez(file, images=..., labels=...), or give a folder",
+        ) from None
     if "images" not in arrays:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"has no array 'images' (it has {found})", layer=str(path))
@@ -169,6 +173,13 @@ def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
             f"[N, {height}, {width}, {channels}] or float32 [N, {channels}, {height}, {width}]",
             layer=str(path),
         )
+    if images.dtype == np.float32:
+        for number, image in enumerate(images):
+            if not np.isfinite(image).all():
+                raise DataError(
+                    f"picture {number} holds NaN or infinity; every value must be finite",
+                    layer=str(path),
+                )
     if labels is not None:
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise DataError(
@@ -179,7 +190,7 @@ def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
         if wrong.size:
             raise DataError(
                 f"label {labels[wrong[0]]} of picture {wrong[0]} is out of range, "
-                f"the model has {outputs} outputs",
+                f"the model's classes are 0..{outputs - 1}",
                 layer=str(path),
             )
     return Listing(
@@ -227,7 +238,10 @@ def list_pictures(
         else:
             listing = Listing(path=path, names=tuple(loose), labels=None)
     if not len(listing):
-        raise DataError("there are no pictures in it", layer=str(path))
+        raise DataError(
+            f"there are no pictures in it (bdcc reads {', '.join(sorted(SUFFIXES))})",
+            layer=str(path),
+        )
     return listing if labelled else replace(listing, labels=None)
 
 
