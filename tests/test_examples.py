@@ -117,3 +117,9 @@ def test_make_demo(tmp_path: Path) -> None:
     accuracy = next(m for line in lines if (m := re.match(r"400 pictures: top-1 ([\d.]+) %", line)))
     assert float(accuracy[1]) > 95
     assert any(re.match(r"1 +2 class 2", line) for line in lines)
+
+
+def test_the_documents_are_finished() -> None:
+    root = Path(__file__).resolve().parents[1]
+    for document in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+        assert "@@" not in document.read_text("utf-8"), document
