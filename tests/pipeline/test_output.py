@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,13 +117,22 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
-    stale, foreign = tmp_path / ".out.abcd1234", tmp_path / ".other.abcd1234"
-    for folder in (stale, foreign):
-        (folder / "out").mkdir(parents=True)
+    killed = (
+        "import os, sys, pathlib, bdcc.pipeline.output as o\n"
+        "with o.staged(pathlib.Path(sys.argv[1]), force=False) as project:\n"
+        "    (project / 'a').write_text('a')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path / "out"], check=False)
+    assert done.returncode == -9
+    (stale,) = tmp_path.iterdir()
+    for name in (".out.original", ".other.abcd1234"):  # not ours
+        (tmp_path / name / "out").mkdir(parents=True)
     with staged(tmp_path / "out", force=False) as project:
         assert not stale.exists()
         (project / "a").write_text("a")
         mine = project.parent
         with staged(tmp_path / "out", force=False):
             assert mine.exists()  # a living one is left alone
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.abcd1234", "out"]
+    found = sorted(p.name for p in tmp_path.iterdir())
+    assert found == [".other.abcd1234", ".out.original", "out"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from bdcc.errors import OutputError
 
 MANIFEST = "manifest.txt"
+MARK = "bdcc-staging"
 MADE = ("build", "selftest")  # what the project's Makefile makes
 
 
@@ -88,7 +88,7 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"cannot be written ({error.strerror})", layer=str(output)) from None
     try:
         folder.chmod(0o755)  # mkdtemp's 0700 is for secrets
-        with _held(folder):
+        with _marked(folder):
             project = folder / output.name
             project.mkdir()
             yield project
@@ -100,23 +100,25 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Locks a folder for as long as this process lives; BlockingIOError if another one has it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _marked(folder: Path) -> Iterator[None]:
+    """Marks a staging folder as bdcc's, and as in use for as long as this process lives."""
+    part = folder / f"{MARK}.part"
+    with part.open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        part.rename(folder / MARK)  # locked before anyone can see it
         yield
-    finally:
-        os.close(handle)
 
 
 def _sweep(output: Path) -> None:
-    """Remove what killed compilations to the same place have left behind."""
-    for folder in output.parent.glob(f".{glob.escape(output.name)}.????????"):
+    """Removes what killed compilations to the same place have left; folders that bdcc has not
+    marked, and those of a living process, stay.
+    """
+    for mark in output.parent.glob(f".{glob.escape(output.name)}.*/{MARK}"):
         try:
-            with _held(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # a living one works in it
+            with mark.open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(mark.parent, ignore_errors=True)
+        except OSError:  # a living one works in it, or it has just gone
             continue
 
 
