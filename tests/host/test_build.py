@@ -66,8 +66,16 @@ def test_no_project(tmp_path: Path, content: str | None) -> None:
 
 def test_a_broken_compiler_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     check_compiler()
-    for broken in ("/bin/false", "no-such-compiler"):
+    for broken in ("/bin/false", "no-such-compiler", "'unmatched"):
         monkeypatch.setenv("CC", broken)
         with pytest.raises(BuildError, match=f"'{broken}' does not work") as caught:
             check_compiler()
         assert caught.value.exit_code == 5
+
+
+def test_nobody_is_sent_to_a_folder_that_goes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/bin/false")
+    with pytest.raises(BuildError, match="the C compiler '/bin/false' does not build") as caught:
+        build(copy, passing=True)
+    assert "environment variable CC" in str(caught.value)
+    assert str(copy) not in str(caught.value)

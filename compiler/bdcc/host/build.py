@@ -18,11 +18,18 @@ JOBS = 2
 ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|no such file|not found|\*\*\*")
 
 
-def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None) -> Path:
+def build(
+    project: Path,
+    *,
+    make_args: Sequence[str] = (),
+    cc: str | None = None,
+    passing: bool = False,
+) -> Path:
     """Runs the project's `make` and returns the shared library; when it is up to date, at once.
 
-    make_args: variables and targets for make, e.g. "CFLAGS=-O0"; cc: the C compiler. Raises
-    BuildError with the first line that tells of an error, OutputError if there is no project.
+    make_args: variables and targets for make, e.g. "CFLAGS=-O0"; cc: the C compiler; passing: the
+    folder will be gone after a failure, so nobody is sent there. Raises BuildError with the first
+    line that tells of an error, OutputError if there is no project.
     """
     facts = read_facts(project)
     compiler = () if cc is None else (f"CC={cc}",)
@@ -44,6 +51,12 @@ def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None
         raise BuildError(
             f"make cannot be run ({error.strerror})", hint="Install make and a C compiler"
         ) from None
+    if done.returncode != 0 and passing:
+        raise BuildError(
+            f"the C compiler '{cc or _compiler()}' does not build the project "
+            f"({_first_error(done.stdout)})",
+            hint="Name another by the environment variable CC; make takes CFLAGS and LDFLAGS too",
+        )
     if done.returncode != 0:
         raise BuildError(
             _first_error(done.stdout),
@@ -56,20 +69,30 @@ def build(project: Path, *, make_args: Sequence[str] = (), cc: str | None = None
     return library
 
 
+def _compiler() -> str:
+    """The one that a project's make takes when nobody names another."""
+    cross = os.environ.get("CROSS")
+    return os.environ.get("CC", f"{cross}gcc" if cross else "cc")
+
+
 def check_compiler() -> None:
     """Compiles one line with the compiler that make will take: a missing or broken one is found
     before hours of work, not behind them. Raises BuildError.
     """
-    compiler = os.environ.get("CC", "cc")
+    compiler = _compiler()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text("int main(void) { return 0; }\n")
-        command = [*shlex.split(compiler), "-std=c11", str(source), "-o", str(source) + ".out"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [*shlex.split(compiler), "-std=c11", str(source), "-o", f"{source}.out"]
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", check=False
+            )
             problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
         except OSError as error:
             problem = str(error.strerror)
+        except ValueError as error:  # quotes that do not match
+            problem = str(error)
     if problem is not None:
         raise BuildError(
             f"the C compiler '{compiler}' does not work ({problem})",
