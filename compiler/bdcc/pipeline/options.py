@@ -102,7 +102,7 @@ class CompileOptions:
                 raise OptionError(
                     f"{found} is outside {least}..{most}",
                     layer=f"--{option}",
-                    hint="Give one number, one per conv layer, or one per decomposed layer",
+                    hint="Give auto, or one number, one per conv layer, or one per decomposed layer",
                 )
         for option, least in (("limit", 0), ("seed", 0), ("flash_bytes", 1), ("ram_bytes", 1)):
             number = getattr(self, option)
@@ -118,6 +118,13 @@ class CompileOptions:
                 "keeps every layer float, so there are no bases or bits to give",
                 layer="--float",
                 hint="Drop --bases and --q, or keep only some layers float with --keep-float",
+            )
+        if self.search == "paper" and (self.float_only or self.q != "auto"):
+            given = "--float" if self.float_only else "--q"
+            raise OptionError(
+                f"chooses bits, and {given} leaves none to choose",
+                layer="--search",
+                hint=f"Drop --search or {given}",
             )
         if self.name is not None and not self.name.strip():
             raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
