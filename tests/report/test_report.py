@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,21 @@ def test_a_person_sees_layers_and_figures() -> None:
     for part in ("60.00 %", "57.00 %", "58.50 %", "drop 3.00", "MISSED", "1.25 ms", "24.8 %"):
         assert part in shown
     assert len(shown.splitlines()) < 24
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "shown"),
+    [
+        ("fixed", {"max_drop_pp": None}, "not asked for"),
+        ("fixed", {"max_drop_pp": 1.0}, "1 points: MISSED"),
+        ("none", {"strict": True}, "1 points: MISSED"),
+        ("paper", {}, "1 points: MISSED"),
+    ],
+)
+def test_a_tolerance_that_nobody_asked_for(
+    method: str, options: dict[str, Any], shown: str
+) -> None:
+    report = example().as_json()
+    report["search"]["method"], report["options"] = method, options
+    text = summary(report, {"total_s": 1.0}, project="out")
+    assert re.search(rf"^tolerance +{shown}$", text, re.MULTILINE)

@@ -14,7 +14,7 @@ from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
 from bdcc.pipeline.options import AUTO_BASES, CompileOptions
 from bdcc.pipeline.searching import Choice
-from bdcc.report.report import Drop, LayerRow, Report
+from bdcc.report.report import Drop, LayerRow, Report, is_bound
 
 
 def make_report(
@@ -33,6 +33,8 @@ def make_report(
 ) -> Report:
     """drops: on the search and on the holdout pictures."""
     graph = plan.model.graph
+    if is_bound(choice.method, options.as_json()):
+        warnings = (*warnings, *_tolerance_warning(drops[0], max_drop_pp))
     return Report(
         bdcc_version=bdcc.__version__,
         fingerprint=f"{plan.fingerprint:016x}",
@@ -43,7 +45,7 @@ def make_report(
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
         met=drops[0].drop_pp <= max_drop_pp,
-        warnings=(*warnings, *_tolerance_warning(drops[0], max_drop_pp)),
+        warnings=tuple(warnings),
         notes=_notes(options, judge=material.judge, samples=drops[0].samples),
         layers=_layer_rows(plan, choice),
         judge=material.judge,
@@ -116,14 +118,11 @@ def _notes(options: CompileOptions, *, judge: str, samples: int) -> tuple[str, .
 
 
 def find_missed(report: Report, options: CompileOptions) -> str | None:
-    """Why the tolerance counts as missed (exit code 3), or None.
-
-    Given bits bind themselves to a tolerance only when one was given; --strict wants the holdout
+    """Why the tolerance counts as missed (exit code 3), or None. --strict wants the holdout
     pictures to keep it too.
     """
     drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
-    searched = report.search_method in ("measured", "paper")
-    if not report.met and (searched or options.max_drop_pp is not None or options.strict):
+    if not report.met and is_bound(report.search_method, options.as_json()):
         best = ", ".join(f"{row.name} {row.q}" for row in report.layers if row.q is not None)
         return (
             f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "

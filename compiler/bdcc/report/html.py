@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from bdcc.report.report import is_bound
 from bdcc.report.text import JUDGES, many, size
 
 STYLE = """
@@ -48,7 +49,12 @@ def render_html(report: Mapping[str, Any]) -> str:
             "holdout",
             f"{_measured(accuracy['holdout'])}, float {accuracy['holdout']['float']:.2f} %",
         ),
-        ("tolerance", f"{report['max_drop_pp']:g} points: {met}"),
+        (
+            "tolerance",
+            f"{report['max_drop_pp']:g} points: {met}"
+            if is_bound(report["search"]["method"], report["options"])
+            else "not asked for",
+        ),
         ("weights", f"{size(sizes['weight_bytes'])}, {share:.1f} % of float"),
         ("arena", size(sizes["arena_bytes"])),
     ]

@@ -92,6 +92,16 @@ def compare(float_hits: Hits, measured_hits: Hits) -> Drop:
     )
 
 
+def is_bound(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether the tolerance counts: a search always keeps one, given bits only one that was given.
+
+    method: as in Report.search_method; options: as in Report.options.
+    """
+    if method in ("measured", "paper"):
+        return True
+    return options.get("max_drop_pp") is not None or bool(options.get("strict"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """All of report.json. model_sha256: of the ONNX file; judge: labels, agreement or generated;

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bdcc.report.report import is_bound
+
 JUDGES = {
     "labels": "labels of the pictures",
     "agreement": "agreement with the float model: the pictures have no labels",
@@ -74,8 +76,6 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     name = {"top1": "top-1", "top5": "top-5"}[accuracy["metric"]]
     share = 100 * sizes["weight_bytes"] / sizes["float_weight_bytes"]
     met = "met" if report["met"] else "MISSED"
-    searched = report["search"]["method"] in ("measured", "paper")
-    asked = searched or report["options"]["max_drop_pp"] is not None
     rows = [
         ("judged by", f"{name}, {JUDGES[accuracy['judge']]}"),
         ("float model", f"{accuracy['float']:.2f} %  ({accuracy['samples']} pictures)"),
@@ -92,7 +92,9 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         ),
         (
             "tolerance",
-            f"{report['max_drop_pp']:g} points: {met}" if asked else "none was asked for",
+            f"{report['max_drop_pp']:g} points: {met}"
+            if is_bound(report["search"]["method"], report["options"])
+            else "not asked for",
         ),
         (
             "weights",
