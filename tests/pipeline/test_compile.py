@@ -206,7 +206,7 @@ def test_a_failed_build_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("CFLAGS", "-fno-such-flag")  # the compiler itself works
     given = options_for(trained, tmp_path / "new" / "out", q=(4,))
-    with pytest.raises(BuildError, match="C compiler .*no-such-flag") as caught:
+    with pytest.raises(BuildError, match=r"C compiler .*no-such-flag") as caught:
         bdcc.compile_model(trained.model, given)
     assert "make -C" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

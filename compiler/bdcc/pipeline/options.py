@@ -102,7 +102,7 @@ class CompileOptions:
                 raise OptionError(
                     f"{found} is outside {least}..{most}",
                     layer=f"--{option}",
-                    hint="Give auto, or one number, one per conv layer, or one per decomposed layer",
+                    hint="Give one number, one per conv layer, one per decomposed layer, or auto",
                 )
         for option, least in (("limit", 0), ("seed", 0), ("flash_bytes", 1), ("ram_bytes", 1)):
             number = getattr(self, option)
