@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,13 @@ def test_two_compiles_are_equal_byte_for_byte(
 ) -> None:
     out = tmp_path / "deep" / "er"
     given = options_for(trained, out, max_drop_pp=12.0, workers=1, cache="off")
+    start = time.monotonic()
     result = bdcc.compile_model(trained.model, given)
+    spent = time.monotonic() - start
+    times = {k: v for k, v in result.timings.items() if k.endswith("_s") and k != "total_s"}
+    assert {"decompose_s", "search_s", "build_s", "verify_s"} <= set(times)
+    assert sum(times.values()) <= result.timings["total_s"] <= spent
+    assert result.timings["from_cache"] == result.timings["partly_from_cache"] == []
     assert differing(out, project) == []
     assert result.report.as_json() == json.loads((out / "report.json").read_text())
     assert (result.missed, result.project) == (None, out)
@@ -135,7 +142,9 @@ def test_another_tolerance_measures_no_table_again(
             busy.add(stage)
 
     given = options_for(trained, tmp_path / "out", max_drop_pp=20.0)
-    bdcc.compile_model(trained.model, given, progress=watch)
+    timings = bdcc.compile_model(trained.model, given, progress=watch).timings
+    assert timings["from_cache"] == ["float", "decompose", "calibrate"]
+    assert "search" in timings["partly_from_cache"]  # its tables, but not its finalists
     assert not {"pictures", "float model", "decompose", "calibrate", "tables"} & busy
     assert busy
 

@@ -211,6 +211,9 @@ def test_a_person_sees_layers_and_figures() -> None:
     for part in ("60.00 %", "57.00 %", "58.50 %", "drop 3.00", "MISSED", "1.25 ms", "24.8 %"):
         assert part in shown
     assert len(shown.splitlines()) < 24
+    cached = times | {"from_cache": ["decompose"], "partly_from_cache": ["search"]}
+    took = "decompose 1.0 s (from the cache), search 2.0 s (partly from the cache), build 3.0 s)"
+    assert took in summary(report, cached, project="out")
 
 
 @pytest.mark.parametrize(

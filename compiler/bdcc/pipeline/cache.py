@@ -46,13 +46,15 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """folder: where all of it lies; counts: how many entries of each kind were found and made;
-    sources: the digest of bdcc's own.
+    """folder: where all of it lies; counts: how many entries of each kind were found and made (what
+    this run has made itself is not found); sources: the digest of bdcc's own; fresh: what this run
+    has made.
     """
 
     folder: Path
     counts: dict[str, Counts] = field(default_factory=dict)
     sources: str = field(default_factory=sources_digest)
+    fresh: set[Path] = field(default_factory=set)
 
     def path(self, kind: str, *parts: object, suffix: str = "") -> Path:
         """The entry of a kind that `parts` (their text) and bdcc's sources determine; its folder
@@ -70,12 +72,13 @@ class Cache:
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
-            self.count(kind, found=1)
+            self.count(kind, found=file not in self.fresh)
             return arrays
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             made = make()
         with _appearing(file) as part, part.open("wb") as out:
             np.savez(out, **made)  # type: ignore[arg-type]
+        self.fresh.add(file)
         self.count(kind, made=1)
         return made
 
@@ -84,12 +87,13 @@ class Cache:
         file = self.path(kind, *parts, suffix=".json")
         try:
             value = json.loads(file.read_text("utf-8"))
-            self.count(kind, found=1)
+            self.count(kind, found=file not in self.fresh)
             return value
         except (OSError, ValueError):
             made = make()
         with _appearing(file) as part:
             part.write_text(json.dumps(made), "utf-8")
+        self.fresh.add(file)
         self.count(kind, made=1)
         return made
 
@@ -98,6 +102,11 @@ class Cache:
         counts = self.counts.setdefault(kind, Counts())
         counts.found += found
         counts.made += made
+
+    def totals(self) -> Counts:
+        """Over all kinds."""
+        counts = self.counts.values()
+        return Counts(found=sum(c.found for c in counts), made=sum(c.made for c in counts))
 
 
 @contextmanager

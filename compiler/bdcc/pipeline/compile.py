@@ -19,7 +19,7 @@ from bdcc.host.bench import bench
 from bdcc.host.build import build, check_compiler
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
-from bdcc.pipeline.cache import Cache, open_cache
+from bdcc.pipeline.cache import Cache, Counts, open_cache
 from bdcc.pipeline.decomposing import calibrate_cached, decompose_cached
 from bdcc.pipeline.material import TOP, Judged, gather, judge
 from bdcc.pipeline.measure import built_ranks, code_bytes
@@ -49,24 +49,35 @@ class CompileResult:
     missed: str | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage, and how many entries of the cache each found and made."""
 
-    began: float = field(default_factory=time.monotonic)
+    cache: Cache
     seconds: dict[str, float] = field(default_factory=dict)
+    entries: dict[str, Counts] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds up over the stages of a name; a stage inside another counts for itself alone."""
         start, before = time.monotonic(), sum(self.seconds.values())
+        had = self.cache.totals()
         yield
-        inside = sum(self.seconds.values()) - before
-        spent = self.seconds.get(f"{name}_s", 0.0) + time.monotonic() - start - inside
-        self.seconds[f"{name}_s"] = round(spent, 3)
+        inside, has = sum(self.seconds.values()) - before, self.cache.totals()
+        spent = self.seconds.get(name, 0.0) + time.monotonic() - start - inside
+        self.seconds[name] = round(spent, 3)
+        entries = self.entries.setdefault(name, Counts())
+        entries.found += has.found - had.found
+        entries.made += has.made - had.made
 
-    def total(self) -> float:
-        return round(time.monotonic() - self.began, 3)
+    def as_json(self) -> dict[str, Any]:
+        """For timings.json: what came from the cache, all of it or in part, took no time here."""
+        found = [name for name, entries in self.entries.items() if entries.found]
+        return {
+            **{f"{name}_s": seconds for name, seconds in self.seconds.items()},
+            "from_cache": [name for name in found if not self.entries[name].made],
+            "partly_from_cache": [name for name in found if self.entries[name].made],
+        }
 
 
 def compile_model(
@@ -83,7 +94,7 @@ def compile_model(
     leaves nothing behind then. Larger models start worker processes, so that a script needs
     `if __name__ == "__main__":`.
     """
-    clock = Clock()
+    began = time.monotonic()
     target = find_target(options.target)
     check_compiler()
     graph = load_onnx(model)
@@ -93,6 +104,7 @@ def compile_model(
     top = TOP[metric]
     max_drop = DEFAULT_MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
     with staged(options.output, force=options.force) as project, open_cache(options.cache) as cache:
+        clock = Clock(cache=cache)
         with clock.stage("pictures"):
             material = gather(graph, options, preprocess=preprocess, cache=cache, progress=progress)
         with clock.stage("float"):
@@ -182,9 +194,9 @@ def compile_model(
             verify(project, images=search.pictures.batch([0]), progress=progress)
         speed = bench(project)
         timings = {
-            **clock.seconds,
+            **clock.as_json(),
             "bench": {"min_ms": speed.min_ms, "median_ms": speed.median_ms},
-            "total_s": clock.total(),
+            "total_s": round(time.monotonic() - began, 3),
         }
         write_json(timings, project / "timings.json")
         shutil.rmtree(project / "build")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdcc.approx.chunks import ChunkRunner
+from bdcc.approx.chunks import ChunkRunner, chunk_bounds
 from bdcc.approx.evaluate import I32, first_classes, ranks_of
 from bdcc.approx.model import DecomposedModel
 from bdcc.approx.tables import measure_logits
@@ -146,6 +146,8 @@ def judge(
     workers = worker_processes(graph, len(source), options)
     with ChunkRunner(DecomposedModel(graph=graph, layers={}), source, workers=workers) as runner:
         logits = measure_logits(runner, {}, stage="float model", store=store, progress=progress)
+        found = len(chunk_bounds(len(source))) - runner.computed
+        cache.count("chunks of the float model", found=found, made=runner.computed)
     starts = source.starts
     parts = [logits[a:b] for a, b in pairwise(starts)]
     agreement = material.judge != "labels"

@@ -110,7 +110,7 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
             ("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, this machine)")
         )
     spent = [
-        f"{stage} {timings[f'{stage}_s']:.1f} s"
+        f"{stage} {timings[f'{stage}_s']:.1f} s{_source(stage, timings)}"
         for stage in ("decompose", "search", "build")
         if f"{stage}_s" in timings
     ]
@@ -123,3 +123,11 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
 def _drop(part: Mapping[str, Any]) -> str:
     low, high = part["drop_interval_pp"]
     return f"drop {part['drop_pp']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _source(stage: str, timings: Mapping[str, Any]) -> str:
+    if stage in timings.get("from_cache", ()):
+        return " (from the cache)"
+    if stage in timings.get("partly_from_cache", ()):
+        return " (partly from the cache)"
+    return ""
