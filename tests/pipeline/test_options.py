@@ -73,8 +73,6 @@ def graph(*, convs: int = 2, dense: int = 2, outputs: int = 4) -> Graph:
         ({"float_only": True, "keep_float": ("c0",)}, "--float"),
         ({"float_only": True, "q": (8,)}, "--float"),
         ({"float_only": True, "bases": (2,)}, "--float"),
-        ({"float_only": True, "search": "paper"}, "--search"),
-        ({"q": (8,), "search": "paper"}, "--search"),
         ({"name": ""}, "--name"),
         ({"name": "  "}, "--name"),
     ],

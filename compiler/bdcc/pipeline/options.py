@@ -30,7 +30,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "kernel": ("auto", "popcount", "lut", "bytedot"),
     "metric": ("top1", "top5"),
 }
-PER_LAYER = ("bases", "q")
+NOT_GIVEN = ("metric", "objective")  # those of the choices that may be left to bdcc
 Auto = Literal["auto"]
 
 
@@ -59,7 +59,7 @@ class CompileOptions:
     decompose: str = "plain"
     range: RangeMode = "clip"
     search: str = "measured"
-    objective: str = "latency"
+    objective: str | None = None
     kernel: str = "auto"
     target: str = "host"
     flash_bytes: int | None = None
@@ -84,14 +84,18 @@ class CompileOptions:
     def __post_init__(self) -> None:
         for option, allowed in CHOICES.items():
             value = getattr(self, option)
-            if value not in allowed and not (option == "metric" and value is None):
+            if value not in allowed and not (option in NOT_GIVEN and value is None):
                 raise OptionError(
                     f"'{value}' is not one of {', '.join(allowed)}", layer=f"--{option}"
                 )
         self._refuse_what_comes_later()
         drop = self.max_drop_pp
         if drop is not None and not (math.isfinite(drop) and drop >= 0):
-            raise OptionError(f"{drop:g} is not a number of points, 0 or more", layer="--D")
+            raise OptionError(
+                f"{drop:g} is not a number of percentage points, 0 or more",
+                layer="--D",
+                hint="--D 2 allows the accuracy to be 2 points below the float model's",
+            )
         for option, least, most in (("bases", 1, MAX_BASES), ("q", 1, MAX_BITS)):
             values = getattr(self, option)
             if values == "auto":
@@ -118,13 +122,6 @@ class CompileOptions:
                 "keeps every layer float, so there are no bases or bits to give",
                 layer="--float",
                 hint="Drop --bases and --q, or keep only some layers float with --keep-float",
-            )
-        if self.search == "paper" and (self.float_only or self.q != "auto"):
-            given = "--float" if self.float_only else "--q"
-            raise OptionError(
-                f"chooses bits, and {given} leaves none to choose",
-                layer="--search",
-                hint=f"Drop --search or {given}",
             )
         if self.name is not None and not self.name.strip():
             raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
