@@ -4,11 +4,9 @@ machine, against the plain integer product of codes and integer weights in NumPy
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,15 +80,6 @@ LAYERS = (
 )  # fmt: skip
 
 
-def compiler(name: str) -> str:
-    """The compiler, or a skip; where everything must be tried, its absence is a failure."""
-    if shutil.which(name) is None:
-        if os.environ.get("BDCC_REQUIRE_REAL") == "1":
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
-    return name
-
-
 def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -104,7 +93,7 @@ def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int
     program = folder / "check"
     selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
     command = [
-        compiler(cc), *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
+        cc, *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
         f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("popcount_check.c")),
         "-o", str(program),
     ]  # fmt: skip
@@ -214,25 +203,29 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
     ],
 )
 def test_kernels_match_plain_product(
-    cc: str, flags: str, pairs: Sequence[tuple[int, int]], tmp_path: Path
+    cc: str,
+    flags: str,
+    pairs: Sequence[tuple[int, int]],
+    tmp_path: Path,
+    tool: Callable[[str], str],
 ) -> None:
-    check(build(tmp_path, cc, flags.split(), pairs), pairs, LAYERS)
+    check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, LAYERS)
 
 
-def test_every_pair_of_bases_and_bits(tmp_path: Path) -> None:
+def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
     cases = (
         Case(form="vector", channels=64 * 9 + 1, filters=9),
         Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1),
     )
-    check(build(tmp_path, "gcc", ["-O0"], EVERY), EVERY, cases)
+    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), EVERY, cases)
 
 
-def test_largest_sums_that_int32_holds(tmp_path: Path) -> None:
+def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str]) -> None:
     """All codes at the top, all weights +127 or -127: no counter runs over, at any number of bits;
     with 8 bits the sums end next to 2^31."""
     case = Case(form="vector", channels=(2**31 - 1) // (255 * 127), filters=2)
     every = (1, 2, 3, 4, 8)
-    program = build(tmp_path, "gcc", ["-O1", "-fsanitize=undefined"], [(1, q) for q in every])
+    program = build(tmp_path, tool("gcc"), ["-O1", "-fsanitize=undefined"], [(1, q) for q in every])
     named = subprocess.run([program], capture_output=True, text=True).stdout.strip()
     decomposition = Decomposition(
         coefficients=np.array([[127], [-127]], np.int16),

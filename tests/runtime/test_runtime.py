@@ -8,8 +8,6 @@ Pillow judge it.
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -45,19 +43,10 @@ Array = np.ndarray[Any, Any]
 Call = Callable[..., Any]
 
 
-def compiler(name: str) -> str:
-    """The compiler, or a skip; where everything must be tried, its absence is a failure."""
-    if shutil.which(name) is None:
-        if os.environ.get("BDCC_REQUIRE_REAL") == "1":
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
-    return name
-
-
 @pytest.mark.parametrize("flags", ["-O0", "-O1 -DBDCC_PORTABLE", "-O3 -march=native", SANITIZE])
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
-def test_c_tests_pass(cc: str, flags: str, tmp_path: Path) -> None:
-    variables = [f"CC={compiler(cc)}", f"CFLAGS={flags}", f"BUILD={tmp_path}"]
+def test_c_tests_pass(cc: str, flags: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    variables = [f"CC={tool(cc)}", f"CFLAGS={flags}", f"BUILD={tmp_path}"]
     make = ["make", "-C", str(RUNTIME), "test", *variables]
     run = subprocess.run(make, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -78,12 +67,16 @@ BUILDS = {
 
 
 @pytest.fixture(scope="module", params=BUILDS)
-def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Call:
+def call(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tool: Callable[[str], str],
+) -> Call:
     """call(name, *arguments): a function of exported.c; an array is passed as a pointer."""
     cc, flags, isa = BUILDS[request.param]
     path = tmp_path_factory.mktemp("runtime") / "exported.so"
     source = Path(__file__).with_name("exported.c")
-    build = [compiler(cc), *STRICT, *flags, f"-DNEEDS=BDCC_ISA_{isa}", f"-I{RUNTIME}"]
+    build = [tool(cc), *STRICT, *flags, f"-DNEEDS=BDCC_ISA_{isa}", f"-I{RUNTIME}"]
     subprocess.run([*build, "-shared", "-fPIC", "-o", path, source, "-lm"], check=True)
     library = ctypes.CDLL(str(path))
     if not library.isa_usable():
