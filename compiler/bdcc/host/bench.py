@@ -22,6 +22,7 @@ BUDGET_S = 2.0  # rounds go on for so long, unless their number is given
 ROUNDS = (7, 1000)  # and are at least, at most so many
 SHARE_MS = 5.0  # what a thread gets to do in a round, where pictures are quick
 MOST_PICTURES = 500
+DIGITS = 6  # of milliseconds: nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,8 @@ def bench(
             isa=library.isa,
             threads=threads,
             rounds=len(times),
-            min_ms=min(times) / (threads * share),
-            median_ms=median(times) / (threads * share),
+            min_ms=round(min(times) / (threads * share), DIGITS),
+            median_ms=round(median(times) / (threads * share), DIGITS),
             steps=steps,
         )
 
@@ -121,6 +122,8 @@ def _time_steps(library: Library, x: F32, *, rounds: int) -> tuple[StepTime, ...
             row[index] = (time.perf_counter_ns() - start) / 1e6
     *medians, nothing = np.median(times, axis=0)
     return tuple(
-        StepTime(layer=library.step_name(index), median_ms=max(0.0, float(ms - nothing)))
+        StepTime(
+            layer=library.step_name(index), median_ms=round(max(0.0, float(ms - nothing)), DIGITS)
+        )
         for index, ms in enumerate(medians)
     )
