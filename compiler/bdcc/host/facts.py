@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""What an emitted project says of itself in host/project.json."""
+"""What an emitted project says of itself: host/project.json and the oracle beside it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdcc.errors import OutputError
+from bdcc.approx.model import QuantizedModel, load_oracle
+from bdcc.errors import DataError, OutputError
 
 PROJECT_FILE = Path("host", "project.json")
+ORACLE_FILE = Path("host", "oracle.npz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +40,21 @@ def read_facts(project: Path) -> ProjectFacts:
             outputs=record["outputs"],
             steps=tuple(record["steps"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError):
         raise OutputError(
-            f"is not a project that bdcc wrote ({error})",
+            f"is not a project that bdcc wrote: {PROJECT_FILE} is not there or is damaged",
             layer=str(project),
             hint="Make one with bdcc compile MODEL.onnx -o OUT",
+        ) from None
+
+
+def read_oracle(project: Path) -> QuantizedModel:
+    """The model that the project's library must agree with. Raises DataError if it is damaged."""
+    try:
+        return load_oracle(project / ORACLE_FILE)
+    except DataError:
+        raise DataError(
+            f"{ORACLE_FILE} is not there, is damaged, or is of another version of bdcc",
+            layer=str(project),
+            hint="Compile the project again",
         ) from None

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.approx.model import QuantizedModel, load_oracle
+from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import Trace, run_exact
 from bdcc.codegen.golden import expected_tensor
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import TARGETS
 from bdcc.data.preprocess import Preprocess
-from bdcc.errors import MismatchError
+from bdcc.errors import MismatchError, OutputError
 from bdcc.host.build import build
-from bdcc.host.facts import ProjectFacts, read_facts
+from bdcc.host.facts import ProjectFacts, read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Shape
 
@@ -94,7 +94,7 @@ def verify(
     images: float32 [n, C, H, W], to which `adversarial_inputs` are added; isas: instruction sets by
     name, None: all that this CPU has. Raises MismatchError at the first tensor that differs.
     """
-    facts, model = read_facts(project), load_oracle(project / "host" / "oracle.npz")
+    facts, model = read_facts(project), read_oracle(project)
     shared_object = build(project, make_args=make_args)
     inputs = [(f"picture {i}", x) for i, x in enumerate(images, 1)]
     inputs += adversarial_inputs(facts.input, seed=seed)
@@ -237,7 +237,12 @@ def _preprocess(project: Path) -> Preprocess | None:
     report = project / "report.json"
     if not report.is_file():
         return None
-    return Preprocess.from_json(json.loads(report.read_text("utf-8"))["preprocess"])
+    try:
+        return Preprocess.from_json(json.loads(report.read_text("utf-8"))["preprocess"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(
+            "report.json is damaged", layer=str(project), hint="Compile the project again"
+        ) from None
 
 
 def _describe(

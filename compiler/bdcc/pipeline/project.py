@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from bdcc.approx.evaluate import ranks_of
-from bdcc.approx.model import load_oracle
 from bdcc.approx.quantize import dequantize
 from bdcc.approx.simulate import run_float
 from bdcc.data.generate import generate_pictures
@@ -21,7 +20,7 @@ from bdcc.data.listing import draw, list_pictures, read_classes
 from bdcc.data.pictures import Progress, read_picture, read_pictures
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import DataError, ModelError, OutputError
-from bdcc.host.facts import read_facts
+from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Shape
 from bdcc.ir.onnx_import import load_onnx
@@ -50,8 +49,12 @@ def open_project(folder: Path) -> Project:
     try:
         report = read_report(folder)
         preprocess = Preprocess.from_json(report["preprocess"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"has no readable report.json ({error})", layer=str(folder)) from None
+    except (ValueError, KeyError, TypeError):
+        raise OutputError(
+            "report.json is not there, is damaged, or is of another version of bdcc",
+            layer=str(folder),
+            hint="Compile the project again",
+        ) from None
     return Project(
         folder=folder,
         report=report,
@@ -117,7 +120,7 @@ def _layer_ratios(
     folder: Path, floats: Mapping[str, F32], steps: Sequence[StepOutput]
 ) -> list[dict[str, Any]]:
     """The ratio of every step whose tensor the float model has; codes stand for delta * (q - z)."""
-    tensors = load_oracle(folder / "host" / "oracle.npz").tensors
+    tensors = read_oracle(folder).tensors
     rows = []
     for step, fact in zip(steps, read_facts(folder).steps, strict=True):
         if step.tensor not in floats:
