@@ -16,7 +16,7 @@ from bdcc.approx.model import DecomposedModel
 from bdcc.approx.tables import measure_logits
 from bdcc.data.generate import generate_pictures
 from bdcc.data.listing import I64, Classes, Listing, list_pictures, read_classes, split
-from bdcc.data.pictures import JoinedPictures, Pictures, Progress, read_pictures
+from bdcc.data.pictures import JoinedPictures, Pictures, Progress, read_picture, read_pictures
 from bdcc.data.preprocess import PRESETS, Preprocess, make_preprocess
 from bdcc.errors import DataError
 from bdcc.ir.graph import F32, Graph, macs
@@ -107,6 +107,8 @@ def gather(
     data = listing(options.data)
     if data.labels is not None and holdout is not None and holdout.labels is None:
         raise DataError("has no labels, but --data has", layer=str(options.holdout))
+    if data.array is None:  # rather told that it is none than that one picture is too few
+        read_picture(data.path / data.names[0], shape=shape, preprocess=preprocess)
     parts = split(
         data, calib=calib is None, holdout=holdout is None, limit=options.limit, seed=options.seed
     )
