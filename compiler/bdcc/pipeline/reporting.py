@@ -46,7 +46,7 @@ def make_report(
         max_drop_pp=max_drop_pp,
         met=drops[0].drop_pp <= max_drop_pp,
         warnings=tuple(warnings),
-        notes=_notes(options, judge=material.judge, samples=drops[0].samples),
+        notes=_notes(options, name=plan.name, judge=material.judge, samples=drops[0].samples),
         layers=_layer_rows(plan, choice),
         judge=material.judge,
         metric=metric,
@@ -103,10 +103,17 @@ def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
     )
 
 
-def _notes(options: CompileOptions, *, judge: str, samples: int) -> tuple[str, ...]:
+def _notes(options: CompileOptions, *, name: str, judge: str, samples: int) -> tuple[str, ...]:
     notes = []
     if options.bases == "auto" and not options.float_only:
         notes.append(f"--bases auto means {AUTO_BASES} in this version")
+    if options.objective is not None:
+        notes.append(
+            f"--objective {options.objective} changes nothing in this version: the cost of a "
+            "choice is always B * Q * MACs"
+        )
+    if options.name not in (None, name):
+        notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
     if judge == "generated":
         notes.append(
             f"judged on {samples} generated pictures, which shows how closely the compiled network "
