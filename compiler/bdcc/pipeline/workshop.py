@@ -45,12 +45,12 @@ class Workshop:
             labels=self.class_labels,
         )
         for option, what, needed, allowed in (
-            ("--flash", "weights", plan.blob_bytes, self.flash_bytes),
-            ("--ram", "arena", plan.arena_bytes, self.ram_bytes),
+            ("--flash", "weights of this choice take", plan.blob_bytes, self.flash_bytes),
+            ("--ram", "arena of this choice takes", plan.arena_bytes, self.ram_bytes),
         ):
             if allowed is not None and needed > allowed:
                 raise OptionError(
-                    f"the {what} of this choice take {needed} bytes, allowed are {allowed}",
+                    f"the {what} {needed} bytes, allowed are {allowed}",
                     layer=option,
                 )
         return plan
