@@ -415,7 +415,7 @@ def test_not_an_onnx_file(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     message = refusal(path)
     assert message.startswith(f"{path}: is not an ONNX ")
-    assert message.endswith("damaged or truncated.")
+    assert "damaged or truncated. Export the model to ONNX again" in message
 
 
 def test_empty_missing_and_unreadable_files(tmp_path: Path) -> None:

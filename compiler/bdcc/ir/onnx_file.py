@@ -23,6 +23,7 @@ from bdcc.ir.graph import Shape
 Constant = npt.NDArray[Any]
 
 OLDEST_OPSET = 7
+EXPORT = "Export the model to ONNX again, or fetch it again"
 AXES = ("batch", "channels", "height", "width")
 
 
@@ -92,10 +93,12 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
         model.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(
-            "is not an ONNX file, or is damaged or truncated", layer=str(path)
+            "is not an ONNX file, or is damaged or truncated", layer=str(path), hint=EXPORT
         ) from error
     if not model.graph.node or not (model.ir_version and model.opset_import):
-        raise ModelError("is not an ONNX model, or is damaged or truncated", layer=str(path))
+        raise ModelError(
+            "is not an ONNX model, or is damaged or truncated", layer=str(path), hint=EXPORT
+        )
     attributes = (value for node in model.graph.node for value in node.attribute)
     tensors = [*model.graph.initializer, *(value.t for value in attributes if value.HasField("t"))]
     for tensor in filter(external_data_helper.uses_external_data, tensors):
