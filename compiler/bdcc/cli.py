@@ -228,7 +228,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
     ("--decompose", TEXT, "plain|aware", "How weights are decomposed  [default: plain]"),
     ("--range", TEXT, "clip|minmax|dynamic", "How activation ranges are chosen  [default: clip]"),
     ("--search", TEXT, "measured|paper", "How bits are chosen  [default: measured]"),
-    ("--objective", TEXT, "latency|size|ops", "What is made small; here always B * Q * MACs."),
+    (
+        "--objective",
+        TEXT,
+        "latency|size|ops",
+        "What is made small; in this version always B * Q * MACs.",
+    ),
     ("--kernel", TEXT, "auto|popcount|lut|bytedot", "Kernel family  [default: auto]"),
     ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
     ("--flash", INTEGER, "BYTES", "The most that the weights may take."),
@@ -430,9 +435,14 @@ def eval(  # the command's name
 @click.option(
     "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
 )
+@click.option("--peers", is_flag=True, hidden=True)
 @JSON
-def bench(project: Path, threads: int, layers: bool, isa: str | None, as_json: bool) -> None:
+def bench(
+    project: Path, threads: int, layers: bool, isa: str | None, peers: bool, as_json: bool
+) -> None:
     """Time one inference of the library built from OUT."""
+    if peers:
+        raise OptionError("comparing with other tools is not in this version", layer="--peers")
     from bdcc.host.bench import bench as bench_project
     from bdcc.pipeline.project import open_project
 
@@ -464,3 +474,21 @@ def targets(as_json: bool) -> None:
         click.echo(
             table(["target", "what"], [[t.name, f"{t.description} ({t.cflags})"] for t in TARGETS])
         )
+
+
+# --- what comes later -----------------------------------------------------------------------------
+
+
+def _refuse_command(name: str) -> None:
+    """A command of a later version: one line and exit code 1, whatever its arguments."""
+
+    @cli.command(
+        name, hidden=True, context_settings={"ignore_unknown_options": True}, add_help_option=False
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def refuse(arguments: tuple[str, ...]) -> None:
+        raise OptionError("this command is not in this version", layer=f"bdcc {name}")
+
+
+for _later in ("tune", "sweep"):
+    _refuse_command(_later)

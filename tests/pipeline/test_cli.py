@@ -27,6 +27,7 @@ from bdcc.report.report import load_schema
 
 BDCC = """bdcc() { "$PYTHON" -c 'from bdcc.cli import main; main()' "$@"; }\n"""
 Run = Callable[..., tuple[int, str, str]]
+SHOWN = {name: one for name, one in cli.cli.commands.items() if not one.hidden}
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def examples_of(command: click.Command) -> list[str]:
     return re.findall(r"^ +(bdcc .*)$", text.partition("Examples:")[2], re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", list(cli.cli.commands.values()), ids=list(cli.cli.commands))
+@pytest.mark.parametrize("command", SHOWN.values(), ids=SHOWN)
 def test_the_examples_of_each_command_work(
     command: click.Command, trained: Trained, project: Path, tmp_path: Path
 ) -> None:
@@ -117,7 +118,8 @@ def bad_model(folder: Path, trained: Trained, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["text", "truncated", "empty"])
 def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> None:
-    check_refusal(run, tmp_path, bad_model(tmp_path, trained, kind))
+    err = check_refusal(run, tmp_path, bad_model(tmp_path, trained, kind))
+    assert ("Export the model to ONNX again" in err) == (kind != "empty")
 
 
 @pytest.mark.parametrize(
@@ -146,22 +148,26 @@ def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> No
         ("--data nowhere", "nowhere: there is no such file or folder"),
         ("--data {empty}", "there are no pictures in it"),
         ("--data {broken}", "0.png: is not a readable picture"),
+        ("--data {junk}", "0.jpg: is not a readable picture"),
+        ("--data {file}", "is not a readable .npz file of plain arrays. Write it with"),
+        ("--calib {infinite}", "picture 1 holds NaN or infinity"),
         ("--data {few}", "2 class folders, but the model has 20 outputs"),
-        ("--data {labels}", "label 20 of picture 1 is out of range"),
+        ("--data {labels}", "label 20 of picture 1 is out of range, the model's classes are 0..19"),
         ("--data {float64}", "images are float64"),
         ("--classes nowhere", "nowhere: cannot read the classes"),
-        ("--flash 10", "--flash: the weights"),
-        ("--ram 10", "--ram: the arena"),
+        ("--flash 10", "--flash: the weights of this choice take"),
+        ("--ram 10", "--ram: the arena of this choice takes"),
         ("--cache {file}/x", "the cache cannot be written"),
     ],
 )
 def test_bad_values_are_one_line_and_leave_nothing(
     run: Run, trained: Trained, tmp_path: Path, options: str, message: str
 ) -> None:
-    places = {name: tmp_path / name for name in ("empty", "broken", "few")}
+    places = {name: tmp_path / name for name in ("empty", "broken", "few", "junk")}
     for folder in places.values():
         folder.mkdir()
     (places["broken"] / "0.png").write_bytes(b"no picture")
+    (places["junk"] / "0.jpg").write_bytes(b"no picture")
     for index in (1, 2, 3):
         shutil.copy(trained.picture, places["broken"] / f"{index}.png")
     for name in ("a", "b"):
@@ -170,8 +176,11 @@ def test_bad_values_are_one_line_and_leave_nothing(
     images = np.zeros((2, 12, 12, 3), np.uint8)
     np.savez(tmp_path / "labels.npz", images=images, labels=np.array([0, CLASSES]))
     np.savez(tmp_path / "float64.npz", images=images.astype(float))
+    infinite = np.zeros((2, 3, 12, 12), np.float32)
+    infinite[1, 0, 3, 3] = np.inf
+    np.savez(tmp_path / "infinite.npz", images=infinite)
     (tmp_path / "file").write_text("x")
-    files = {"labels": "labels.npz", "float64": "float64.npz", "file": "file"}
+    files = {n: f"{n}.npz" for n in ("labels", "float64", "infinite")} | {"file": "file"}
     places |= {name: tmp_path / file for name, file in files.items()}
     err = check_refusal(run, tmp_path, trained.model, *options.format(**places).split())
     assert message in err
@@ -207,7 +216,47 @@ def test_what_is_no_project_is_refused(run: Run, tmp_path: Path, command: str) -
     more = {"run": ["x.png"], "eval": ["--data", "x"]}.get(command, [])
     code, out, err = run(command, tmp_path, *more)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "is not a project that bdcc wrote" in err
+    assert "is not a project that bdcc wrote: host/project.json is not there" in err
+    assert "Errno" not in err
+
+
+@pytest.mark.parametrize("file", ["report.json", "host/oracle.npz"])
+def test_damaged_projects_say_what_to_do(
+    run: Run, project: Path, tmp_path: Path, file: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(project, out)
+    for damage in (b"{", b"{}", b""):
+        (out / file).write_bytes(damage)
+        code, shown, err = run("verify", out)
+        assert (code, shown) == (1, "")
+        assert err == (
+            f"bdcc: {out}: {file} is not there, is damaged, or is of another version of bdcc. "
+            "Compile the project again.\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tune", "out"),
+        ("sweep", "model.onnx", "--data", "x", "--D", "1,2", "-o", "out"),
+        ("sweep", "--help"),
+        ("bench", "out", "--peers"),
+    ],
+)
+def test_what_comes_later_is_refused_in_one_line(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"bdcc: .* is not in this version\.\n", err)
+    shown = run("--help")[1] + run("bench", "--help")[1]
+    assert not re.search("tune|sweep|peers", shown)
+
+
+def test_bench_figures_are_round(run: Run, project: Path) -> None:
+    result = json.loads(run("bench", project, "--layers", "--json")[1])
+    for ms in (result["min_ms"], result["median_ms"], *(s["median_ms"] for s in result["steps"])):
+        assert ms == round(ms, 6)
 
 
 @pytest.mark.parametrize("error", [MismatchError("differs"), BuildError("no compiler")])
@@ -264,7 +313,8 @@ def test_compile_shows_layers_and_a_summary(run: Run, trained: Trained, tmp_path
 
 def test_json_has_stdout_for_itself(run: Run, trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ("--q", "5", "--D", "0", "--bases", "1", "--json", "-o", out)
+    options = ("--q", "5", "--D", "0", "--bases", "1", "--json", "--name", "éé", "-o", out)
+    options += ("--objective", "size")
     code, shown, err = run("compile", trained.model, *trained.data, *options)
     report = json.loads(shown)
     jsonschema.validate(report, load_schema())
@@ -273,6 +323,9 @@ def test_json_has_stdout_for_itself(run: Run, trained: Trained, tmp_path: Path) 
     assert "the tolerance of 0 points is missed" in err
     assert "warning: the tolerance of 0 points is under two standard errors" in err
     assert not report["met"]
+    notes = "\n".join(report["notes"])
+    assert "--objective size changes nothing in this version" in notes
+    assert "the prefix of the C names is 'model': 'éé' cannot be it" in notes
 
 
 def test_inspect(run: Run, trained: Trained) -> None:

@@ -234,3 +234,16 @@ def test_when_the_tolerance_counts_as_missed(trained: Trained, tmp_path: Path) -
     held = replace(report, met=True, search_drop=kept, holdout_drop=broken)
     assert find_missed(held, given) is None
     assert "holdout" in str(find_missed(held, replace(given, strict=True)))
+
+
+def test_the_python_api_is_what_the_commands_do(trained: Trained, project: Path) -> None:
+    report = json.loads((project / "report.json").read_text())
+    opened = bdcc.open_project(project)
+    found = bdcc.evaluate_project(
+        opened, trained.holdout, classes=None, limit=0, threads=2, progress=None
+    )
+    assert found["top1"] == report["accuracy"]["holdout"]["measured"]
+    assert len(bdcc.classify(opened, trained.picture, model=None)["top"]) == 5
+    assert bdcc.bench(project, rounds=1).min_ms > 0
+    assert bdcc.verify(project, images=np.zeros((0, 3, 12, 12), np.float32)).steps
+    assert all(callable(getattr(bdcc, name)) for name in bdcc.__all__)
