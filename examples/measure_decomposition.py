@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """How well do integer coefficients approximate a model's weights?
 
     python examples/measure_decomposition.py MODEL.onnx [FILTERS]

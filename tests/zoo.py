@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Small models with real topologies and seeded random weights, as exporters write them.
 
 `shrink` divides the number of channels and features, never the size of the maps, so that every

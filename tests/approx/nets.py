@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Tiny seeded networks and pictures for the tests of the oracle, the evaluator and the search."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Chunks over processes: the same results with any number of workers, after kills and crashes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Decomposition, judged by enumeration, by textbook least squares and by the uniform grid."""
 
 from __future__ import annotations

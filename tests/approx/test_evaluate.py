@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The fast evaluator against the oracle: as close as another order of summation allows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """host/oracle.npz: what is read back computes the same, and equal models give equal bytes."""
 
 from __future__ import annotations

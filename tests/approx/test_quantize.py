@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The quantizer against scalar arithmetic (docs/design.md), ranges against exhaustive search."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The tables against evaluation entry by entry, both searches against enumeration."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The oracle against scalar loops that follow docs/design.md, and against onnxruntime."""
 
 from __future__ import annotations

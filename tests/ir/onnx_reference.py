@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What others say a model computes: onnxruntime's values and onnx's shapes, by tensor name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Shapes, layout and pruning of a graph built in memory, against counting by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """ONNX's own backend tests of our operators: computed right, or refused; nothing in between.
 
 The cases come with the onnx package. To fit a picture compiler they are adapted, never their

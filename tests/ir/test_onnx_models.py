@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Whole models: shapes against onnx, values layer by layer against onnxruntime, names, elision."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """One operator at a time, at the edges of its attributes, against onnxruntime."""
 
 from __future__ import annotations

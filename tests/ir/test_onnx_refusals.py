@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What bdcc cannot take: one line that names the place, says what was found and what is handled."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Pictures in chunks over worker processes.
 
 Each finished chunk can be kept in a folder, so that a run that was killed goes on from there.

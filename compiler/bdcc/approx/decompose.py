@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Float filters become a few binary bases with integer coefficients: least squares on the weights.
 
 The squared error does not depend on the order of a filter's weights. Sorted once, with prefix sums,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The fast evaluator that the search chooses by: float32 BLAS over batches of pictures.
 
 It sums in another order than the oracle and works on x_hat = delta * (q - z) instead of codes, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The two values between the float graph and the C: decomposed weights, then quantized activations.
 
 `save_oracle` and `load_oracle` keep a QuantizedModel as host/oracle.npz, the canonical parameters

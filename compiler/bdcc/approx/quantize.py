@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Activations become Q-bit codes: the quantizer, its ranges, and what calibration has to remember.
 
 docs/design.md has the arithmetic. Everything that reaches a code is float32, one rounding at a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """Choosing the activation bits of every conv layer under a tolerance, from the measured tables.
 
 `choose_paper` is the paper's Algorithm 1: additive drops along the chain, nothing measured after

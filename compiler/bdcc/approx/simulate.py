@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The oracle: what every C project must compute, bit for bit.
 
 docs/design.md fixes the order of operations. Written to be obvious rather than fast: one picture at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The accuracy tables that both searches choose from, measured for every pair of neighbours.
 
 A *site* is the input tensor of decomposed conv layers, whose bits are searched. "Unquantized" means

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: 0BSD
 """What is it measured on? Pictures, labels, preprocessing."""

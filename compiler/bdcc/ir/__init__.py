@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: 0BSD
 """What is the model? Graph, its shapes, and the ONNX importer."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """The model as bdcc sees it: a DAG of nodes over named tensors, batch 1, in ONNX order.
 
 Shapes never carry the batch: a feature map is (C, H, W), a vector is (N,). Everything is frozen;

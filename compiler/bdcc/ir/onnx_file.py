@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """From the bytes of an ONNX file to a flat list of operators, constants, one input, one output.
 
 What concerns the file and not the operators is settled here: damage, opset, external data, local

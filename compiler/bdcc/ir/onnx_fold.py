@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What disappears at import: operators on constants, and affine operators behind a weight layer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """ONNX to Graph: one pass over the operators of the file.
 
 A name of the file stands for a constant or for a tensor of the graph. An operator on constants is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """What each ONNX operator becomes: a node of the graph, another name of its input, or a constant.
 
 `convert` is the one place that dispatches over ONNX operators; docs/operators.md is its table.

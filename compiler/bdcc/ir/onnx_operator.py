@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """One operator of the file, its inputs looked up, and the questions that conversions ask it."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: 0BSD
 """What does a person see? The report and its figures."""
