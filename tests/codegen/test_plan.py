@@ -59,15 +59,13 @@ def test_a_float_first_layer_keeps_its_pool_in_float() -> None:
     assert kinds(plan) == ["input", "conv_float", "max_pool_float", "quantize", "binary", "output"]
 
 
-def test_a_tensor_read_as_floats_too_keeps_them() -> None:
+def test_a_branch_that_leads_nowhere_costs_no_step() -> None:
     chain = Chain((3, 9, 9), 0).conv(8, (3, 3)).add(Relu)
     shared = chain.tensor
     chain.add(Lrn, size=3)
     other = chain.tensor
     chain.tensor = shared
     chain.conv(4, (3, 3))
-    # both branches must be alive in the graph: the output hangs on the conv; the LRN is dropped by
-    # make_graph
     assert other not in chain.graph().shapes
     assert kinds(planned(chain.graph(), bases=2, bits=3)) == [
         "input",

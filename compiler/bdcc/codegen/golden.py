@@ -14,7 +14,7 @@ from bdcc.approx.model import QuantizedModel
 from bdcc.approx.quantize import quantize_array
 from bdcc.approx.simulate import Trace, run_exact
 from bdcc.codegen.checksum import checksum
-from bdcc.ir.graph import F32, Graph
+from bdcc.ir.graph import F32
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ def expected_tensor(
     return quantize_array(values, model.tensors[quant]).reshape(shape)
 
 
-def in_memory(array: Array, *, graph: Graph, tensor: str, onnx_order: bool) -> bytes:
+def in_memory(array: Array, *, onnx_order: bool) -> bytes:
     """The bytes that C has: [H][W][C], or the ONNX order where a step restores it."""
     if onnx_order or array.ndim == 1:
         return np.ascontiguousarray(array).tobytes()
@@ -56,7 +56,7 @@ def golden_vectors(model: QuantizedModel, steps: list[dict[str, Any]], pictures:
         for step in steps:
             array = expected_tensor(model, trace, tensor=step["tensor"], quant=step["quant"])
             restored = step["kind"] in ("output", "reorder")
-            data = in_memory(array, graph=model.graph, tensor=step["tensor"], onnx_order=restored)
+            data = in_memory(array, onnx_order=restored)
             sums.append(checksum(data))
         parts.append(np.array(sums, dtype="<u8").tobytes())
     return b"".join(parts)
