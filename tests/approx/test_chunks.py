@@ -50,10 +50,10 @@ def test_chunks_cover_everything_in_even_numbers(count: int) -> None:
 def test_processes_change_nothing() -> None:
     results = []
     for workers in (0, 2):
-        with ChunkRunner(MODEL, Noise(150), workers=workers) as runner:
-            results.append(np.concatenate(runner.run(sums, stage="sums"), axis=1))
+        with ChunkRunner(Noise(150), workers=workers) as runner:
+            results.append(np.concatenate(runner.run(MODEL, sums, stage="sums"), axis=1))
             if workers:
-                seen = runner.run(blas_threads, stage="threads")
+                seen = runner.run(MODEL, blas_threads, stage="threads")
                 assert {int(threads) for threads, _ in seen} == {1}
                 assert os.getpid() not in {int(pid) for _, pid in seen}
     np.testing.assert_array_equal(results[0], results[1])
@@ -67,44 +67,48 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     with (
         pytest.raises(KeyboardInterrupt),
-        ChunkRunner(MODEL, Noise(300), workers=0) as runner,
+        ChunkRunner(Noise(300), workers=0) as runner,
     ):
-        runner.run(sums, stage="sums", store=tmp_path / "kept", progress=interrupt)
+        runner.run(MODEL, sums, stage="sums", store=tmp_path / "kept", progress=interrupt)
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
     assert kept == ["0-50.npy", "50-100.npy"]
     (tmp_path / "kept" / "50-100.npy").write_bytes(b"cut off")  # a damaged one is made again
 
     steps: list[tuple[str, int, int]] = []
-    with ChunkRunner(MODEL, Noise(300), workers=0) as runner:
+    with ChunkRunner(Noise(300), workers=0) as runner:
         result = runner.run(
-            sums, stage="sums", store=tmp_path / "kept", progress=lambda *step: steps.append(step)
+            MODEL,
+            sums,
+            stage="sums",
+            store=tmp_path / "kept",
+            progress=lambda *step: steps.append(step),
         )
         assert runner.computed == 5
     assert steps[0] == ("sums", 50, 300)
     assert steps[-1] == ("sums", 300, 300)
-    with ChunkRunner(MODEL, Noise(300), workers=0) as runner:
-        whole = runner.run(sums, stage="sums")
+    with ChunkRunner(Noise(300), workers=0) as runner:
+        whole = runner.run(MODEL, sums, stage="sums")
     np.testing.assert_array_equal(np.concatenate(result, axis=1), np.concatenate(whole, axis=1))
 
 
 def test_a_dead_worker_costs_its_chunk_once(tmp_path: Path) -> None:
     once = functools.partial(die, marker=tmp_path / "died", always=False)
-    with ChunkRunner(MODEL, Noise(4), workers=1) as runner:
-        result = np.concatenate(runner.run(once, stage="sums"), axis=1)
+    with ChunkRunner(Noise(4), workers=1) as runner:
+        result = np.concatenate(runner.run(MODEL, once, stage="sums"), axis=1)
     assert (tmp_path / "died").exists()
     np.testing.assert_array_equal(result[0], np.arange(4))
 
     always = functools.partial(die, marker=tmp_path / "died", always=True)
     with (
         pytest.raises(BdccError, match=r"died again.*--workers 1"),
-        ChunkRunner(MODEL, Noise(4), workers=1) as runner,
+        ChunkRunner(Noise(4), workers=1) as runner,
     ):
-        runner.run(always, stage="sums")
+        runner.run(MODEL, always, stage="sums")
 
 
 def test_an_interrupted_runner_leaves_no_process() -> None:
-    with ChunkRunner(MODEL, Noise(2), workers=1) as runner:
-        pid = int(runner.run(blas_threads, stage="threads")[0][1])
+    with ChunkRunner(Noise(2), workers=1) as runner:
+        pid = int(runner.run(MODEL, blas_threads, stage="threads")[0][1])
         assert pid in {process.pid for process in multiprocessing.active_children()}
         runner.close(now=True)
     deadline = time.monotonic() + 10

@@ -53,8 +53,9 @@ def stats(model: DecomposedModel):
 
 def float_judge(model: DecomposedModel, pictures: Noise):
     """Labels by agreement, and the float model's ranks of them."""
-    with ChunkRunner(DecomposedModel(graph=model.graph, layers={}), pictures, workers=0) as runner:
-        logits = measure_logits(runner, {}, stage="float")
+    with ChunkRunner(pictures, workers=0) as runner:
+        float_model = DecomposedModel(graph=model.graph, layers={})
+        logits = measure_logits(runner, float_model, {}, stage="float")
     return first_classes(logits), ranks_of(logits, first_classes(logits))
 
 
@@ -65,12 +66,12 @@ def test_every_entry_is_what_evaluating_it_alone_gives(model, stats, mode, pairs
     plan = replace(plan_tables(model, stats=stats, mode=mode, bits=bits), pairs=pairs)
     labels, reference = float_judge(model, pictures)
     assert (reference == 0).all()
-    with ChunkRunner(model, pictures, workers=0) as runner:
-        tables = measure_tables(runner, plan, labels=labels, reference=reference, top=1)
+    with ChunkRunner(pictures, workers=0) as runner:
+        tables = measure_tables(runner, model, plan, labels=labels, reference=reference, top=1)
 
         def alone(**bits_of: int) -> int:
             quants = {**plan.fixed, **{t: plan.ranges[t][b] for t, b in bits_of.items()}}
-            logits = measure_logits(runner, quants, stage="alone")
+            logits = measure_logits(runner, model, quants, stage="alone")
             return int((ranks_of(logits, labels) < 1).sum())
 
         assert plan.sites == ("x", "v1", "v2")
@@ -96,8 +97,8 @@ def test_the_papers_table_has_203_entries() -> None:
     plan = plan_tables(model, stats=calibrate(model, Noise(4)), mode="minmax", dense_bits=6)
     assert {quant.bits for quant in plan.fixed.values()} == {6}
     labels, reference = float_judge(model, Noise(4))
-    with ChunkRunner(model, Noise(4), workers=0) as runner:
-        tables = measure_tables(runner, plan, labels=labels, reference=reference, top=5)
+    with ChunkRunner(Noise(4), workers=0) as runner:
+        tables = measure_tables(runner, model, plan, labels=labels, reference=reference, top=5)
     paper = stack_paper(tables, 10.0)
     assert [table.shape for table in paper.drops] == [(1, 7)] + [(7, 7)] * 4
     assert sum(table.size for table in paper.drops) == 203
@@ -114,16 +115,16 @@ def test_tables_do_not_depend_on_workers_and_are_taken_up_again(model, stats, tm
     plan = plan_tables(model, stats=stats, mode="clip", bits=(2, 3))
     labels, reference = float_judge(model, pictures)
     given = {"labels": labels, "reference": reference}
-    with ChunkRunner(model, pictures, workers=2) as runner:
-        first = measure_tables(runner, plan, top=1, store=tmp_path, **given)
+    with ChunkRunner(pictures, workers=2) as runner:
+        first = measure_tables(runner, model, plan, top=1, store=tmp_path, **given)
         assert runner.computed == 4
     for missing in list(tmp_path.iterdir())[:3]:
         missing.unlink()
-    with ChunkRunner(model, pictures, workers=0) as runner:
-        assert measure_tables(runner, plan, top=1, store=tmp_path, **given) == first
+    with ChunkRunner(pictures, workers=0) as runner:
+        assert measure_tables(runner, model, plan, top=1, store=tmp_path, **given) == first
         assert runner.computed == 3
         # What is kept serves another metric too.
-        top2 = measure_tables(runner, plan, top=2, store=tmp_path, **given)
+        top2 = measure_tables(runner, model, plan, top=2, store=tmp_path, **given)
         assert runner.computed == 3
     assert top2.base >= first.base
     assert all(np.greater_equal(top2.pairs, first.pairs).flat)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Pictures in chunks over worker processes.
+"""Pictures in chunks over workers.
 
 Each finished chunk can be kept in a folder, so that a run that was killed goes on from there.
 Results do not depend on the number of workers: every chunk is computed alone, with one BLAS thread.
@@ -7,51 +7,46 @@ Results do not depend on the number of workers: every chunk is computed alone, w
 
 from __future__ import annotations
 
+import hashlib
 import math
-import multiprocessing
-import os
-import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from bdcc.approx.evaluate import Network, PictureSource, Progress, prepare
 from bdcc.approx.model import DecomposedModel
+from bdcc.approx.workers import Array, Indices, Processes, Work
 from bdcc.errors import BdccError
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
-Work = Callable[[Network, npt.NDArray[np.float32], Indices], Array]
-
 CHUNK = 64  # pictures: a minute or so of AlexNet's tables, which is what a kill can cost
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+AHEAD = 2  # chunks per slot that are under way: as many wait as are computed
 
 
 class ChunkRunner:
-    """Worker processes that hold one model and its pictures; a context manager.
+    """Workers that evaluate any number of models, one after another, on the same pictures.
 
-    workers: processes; 0 computes in this process, which suits small models. Scripts that use
-    workers need the usual `if __name__ == "__main__":`, because the processes are spawned.
+    A context manager. workers: processes on this host, which live as long as the runner; 0 computes
+    in this process, which suits small models. Scripts that use processes need the usual
+    `if __name__ == "__main__":`, because these are spawned.
     """
 
-    def __init__(
-        self, model: DecomposedModel, pictures: PictureSource, *, workers: int = 2
-    ) -> None:
-        self.model, self.pictures, self.workers = model, pictures, workers
+    def __init__(self, pictures: PictureSource, *, workers: int | str) -> None:
+        self.pictures = pictures
         self.computed = 0  # chunks computed, not found in a store
-        self._pool: ProcessPoolExecutor | None = None
-        self._network: Network | None = None
-        self._processes: set[BaseProcess] = set()
+        self._crew: Processes | None = None
+        self._network: tuple[DecomposedModel, Network] | None = None
+        if isinstance(workers, str):
+            raise NotImplementedError
+        if workers > 0:
+            self._crew = Processes(pictures, workers)
 
     def __enter__(self) -> Self:
         return self
@@ -66,41 +61,45 @@ class ChunkRunner:
 
     def close(self, *, now: bool = False) -> None:
         """End the workers; `now` does not wait for the chunks at hand."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in self._processes if now else ():
-                process.terminate()
-            self._pool, self._processes = None, set()
+        if self._crew is not None:
+            self._crew.close(now=now)
 
     def run(
         self,
+        model: DecomposedModel,
         work: Work,
         *,
         stage: str,
         store: Path | None = None,
         progress: Progress | None = None,
+        rows: Indices | None = None,
     ) -> list[Array]:
         """work(network, float32 [n, C, H, W], indices) of every chunk, in order; picklable.
 
-        store: a folder that belongs to this very work on these very pictures: chunks found there
-        are not computed again. progress counts pictures.
+        rows: int64, ascending: which pictures (None: all). store: a folder that belongs to this
+        very work on this model and these pictures (of any rows: each choice of rows has a place of
+        its own there): chunks found there are not computed again. progress counts pictures.
         """
-        bounds = chunk_bounds(len(self.pictures))
+        total = len(self.pictures)
+        if rows is None:
+            rows = np.arange(total, dtype=np.int64)
+        elif store is not None:
+            store = store / f"rows-{hashlib.sha256(rows.tobytes()).hexdigest()[:32]}"
+        bounds = chunk_bounds(len(rows))
         results: dict[int, Array] = {}
         if store is not None:
             store.mkdir(parents=True, exist_ok=True)
             for index, limits in enumerate(bounds):
                 if (kept := _load(store, limits)) is not None:
                     results[index] = kept
-        total = len(self.pictures)
 
         def report() -> None:
             if progress:
-                progress(stage, sum(bounds[i][1] - bounds[i][0] for i in results), total)
+                progress(stage, sum(bounds[i][1] - bounds[i][0] for i in results), len(rows))
 
         report()
-        missing = [index for index in range(len(bounds)) if index not in results]
-        for index, result in self._compute(work, bounds, missing):
+        missing = {i: rows[slice(*bounds[i])] for i in range(len(bounds)) if i not in results}
+        for index, result in self._compute(model, work, missing):
             if store is not None:
                 _save(store, bounds[index], result)
             results[index] = result
@@ -109,22 +108,23 @@ class ChunkRunner:
         return [results[index] for index in range(len(bounds))]
 
     def _compute(
-        self, work: Work, bounds: Sequence[tuple[int, int]], missing: Sequence[int]
+        self, model: DecomposedModel, work: Work, chunks: Mapping[int, Indices]
     ) -> Iterator[tuple[int, Array]]:
-        if self.workers < 1:
-            self._network = self._network or prepare(self.model)
-            for index in missing:
-                yield index, _work_on(work, self._network, self.pictures, bounds[index])
+        if self._crew is None:
+            if self._network is None or self._network[0] is not model:
+                self._network = model, prepare(model)
+            for index, rows in chunks.items():
+                yield index, work(self._network[1], self.pictures.batch(rows), rows)
             return
-        left, may_break = list(missing), True
+        left, may_break = dict(chunks), True
         while left:
             try:
-                for index, result in self._submit(work, bounds, left):
-                    left.remove(index)
+                for index, result in _share_out(self._crew, model, work, left):
+                    del left[index]
                     may_break = True
                     yield index, result
             except BrokenProcessPool as error:
-                self.close()
+                self._crew.stop(now=False)
                 if not may_break:
                     raise BdccError(
                         "a worker process died, and died again when its pictures were repeated",
@@ -132,24 +132,19 @@ class ChunkRunner:
                     ) from error
                 may_break = False
 
-    def _submit(
-        self, work: Work, bounds: Sequence[tuple[int, int]], indices: Sequence[int]
-    ) -> Iterator[tuple[int, Array]]:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start,
-                initargs=(self.model, self.pictures),
-            )
-        others = set(multiprocessing.active_children())
-        with _one_blas_thread():  # the processes start, and inherit this, when they get work
-            futures: dict[Future[Array], int] = {
-                self._pool.submit(_work, work, bounds[index]): index for index in indices
-            }
-        self._processes |= set(multiprocessing.active_children()) - others
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+
+def _share_out(
+    crew: Processes, model: DecomposedModel, work: Work, chunks: Mapping[int, Indices]
+) -> Iterator[tuple[int, Array]]:
+    """The results of the chunks as they come, a few being under way at any time."""
+    waiting = deque(chunks.items())
+    running: dict[Future[Array], int] = {}
+    while waiting or running:
+        while waiting and len(running) < AHEAD * crew.slots:
+            index, rows = waiting.popleft()
+            running[crew.submit(work, model, rows)] = index
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future.result()
 
 
 def chunk_bounds(count: int) -> list[tuple[int, int]]:
@@ -157,44 +152,6 @@ def chunk_bounds(count: int) -> list[tuple[int, int]]:
     chunks = min(count, 2 * math.ceil(count / (2 * CHUNK)))
     edges = [count * i // chunks for i in range(chunks + 1)] if chunks else [0]
     return list(pairwise(edges))
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in BLAS_THREADS}
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-# --- in the worker ------------------------------------------------------------------------
-
-# What this process works with. A worker lives for one model: this is its whole state, set once.
-_state: tuple[Network, PictureSource] | None = None
-
-
-def _start(model: DecomposedModel, pictures: PictureSource) -> None:
-    global _state
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
-    _state = prepare(model), pictures
-
-
-def _work(work: Work, limits: tuple[int, int]) -> Array:
-    assert _state is not None, "the initializer ran"
-    return _work_on(work, *_state, limits)
-
-
-def _work_on(
-    work: Work, network: Network, pictures: PictureSource, limits: tuple[int, int]
-) -> Array:
-    indices = np.arange(*limits, dtype=np.int64)
-    return work(network, pictures.batch(indices), indices)
 
 
 # --- the store ----------------------------------------------------------------------------

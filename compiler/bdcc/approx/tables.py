@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.approx.chunks import ChunkRunner, Indices
+from bdcc.approx.chunks import ChunkRunner
 from bdcc.approx.evaluate import (
     I32,
     PICTURES,
@@ -31,6 +31,7 @@ from bdcc.approx.evaluate import (
 )
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
+from bdcc.approx.workers import Indices
 from bdcc.ir.graph import F32, Conv, Graph, Node
 
 I64 = npt.NDArray[np.int64]
@@ -152,6 +153,7 @@ def plan_tables(
 
 def measure_tables(
     runner: ChunkRunner,
+    model: DecomposedModel,
     plan: TablePlan,
     *,
     labels: I64,
@@ -167,7 +169,7 @@ def measure_tables(
     store: see ChunkRunner.run; what is kept there serves every `top`.
     """
     work = functools.partial(rank_entries, plan=plan, labels=labels)
-    chunks = runner.run(work, stage="tables", store=store, progress=progress)
+    chunks = runner.run(model, work, stage="tables", store=store, progress=progress)
     hits = (np.concatenate(chunks, axis=1) < top).sum(axis=1)
     count = len(plan.bits)
     alone = hits[1 : 1 + plan.singles * count].reshape(-1, count)
@@ -185,15 +187,22 @@ def measure_tables(
 
 def measure_logits(
     runner: ChunkRunner,
+    model: DecomposedModel,
     quants: Mapping[str, TensorQuant],
     *,
     stage: str,
     store: Path | None = None,
     progress: Progress | None = None,
+    rows: I64 | None = None,
 ) -> F32:
-    """The model's outputs, float32 [N, outputs], with these tensors quantized (none: all float)."""
+    """The model's outputs, float32 [N, outputs], with these tensors quantized (none: all float).
+
+    store, rows: see ChunkRunner.run.
+    """
     work = functools.partial(compute_logits, quants=quants)
-    return np.concatenate(runner.run(work, stage=stage, store=store, progress=progress))
+    return np.concatenate(
+        runner.run(model, work, stage=stage, store=store, progress=progress, rows=rows)
+    )
 
 
 # --- one chunk of pictures ----------------------------------------------------------------

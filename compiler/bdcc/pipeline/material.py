@@ -146,8 +146,11 @@ def judge(
     )
     store = cache.path("float", graph.sha256, source.key)
     workers = worker_processes(graph, len(source), options)
-    with ChunkRunner(DecomposedModel(graph=graph, layers={}), source, workers=workers) as runner:
-        logits = measure_logits(runner, {}, stage="float model", store=store, progress=progress)
+    model = DecomposedModel(graph=graph, layers={})
+    with ChunkRunner(source, workers=workers) as runner:
+        logits = measure_logits(
+            runner, model, {}, stage="float model", store=store, progress=progress
+        )
         found = len(chunk_bounds(len(source))) - runner.computed
         cache.count("chunks of the float model", found=found, made=runner.computed)
     starts = source.starts

@@ -71,7 +71,7 @@ class Evaluator:
         self.model, self.judged, self.top = model, judged, top
         self._stats, self._options, self._cache, self._progress = stats, options, cache, progress
         workers = worker_processes(model.graph, len(judged.pictures), options)
-        self._runner = ChunkRunner(model, judged.pictures, workers=workers)
+        self._runner = ChunkRunner(judged.pictures, workers=workers)
         ranges = hashlib.sha256()
         for tensor in sorted(stats):
             one = stats[tensor]
@@ -115,7 +115,9 @@ class Evaluator:
     def _ranks(self, bits: Mapping[str, int], stage: str) -> I32:
         def make() -> dict[str, npt.NDArray[Any]]:
             quants = self.quantized(bits).tensors if bits else {}
-            logits = measure_logits(self._runner, quants, stage=stage, progress=self._progress)
+            logits = measure_logits(
+                self._runner, self.model, quants, stage=stage, progress=self._progress
+            )
             return {"ranks": ranks_of(logits, self.judged.labels)}
 
         chosen = sorted(bits.items())
@@ -130,6 +132,7 @@ class Evaluator:
         before = self._runner.computed
         tables = measure_tables(
             self._runner,
+            self.model,
             plan,
             labels=self.judged.labels,
             reference=self.judged.float_ranks,
