@@ -11,9 +11,11 @@ import numpy as np
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.ir.graph import (
     F32,
+    Concat,
     Conv,
     Dense,
     Flatten,
+    GlobalAveragePool,
     Graph,
     Lrn,
     MaxPool,
@@ -73,6 +75,37 @@ def miniature_alexnet(*, convs: int = 3, seed: int = 1) -> Graph:
         Softmax(name="prob", input="fc2_out", output="y"),
     ]
     return make_graph(name="tiny", input_name="x", input_shape=(3, 13, 13), output="y", nodes=nodes)
+
+
+def miniature_squeezenet(*, seed: int = 3) -> Graph:
+    """Two fire modules, the second joined with what it read, average over the map: 5 classes."""
+    rng = np.random.default_rng(seed)
+    nodes: list[Node] = [
+        conv(rng, "conv1", "x", 3, 8, strides=(2, 2)),
+        Relu(name="relu1", input="conv1_out", output="a1"),
+        MaxPool(name="pool1", input="a1", output="v1", kernel=(3, 3)),
+    ]
+    for i, depth in ((2, 8), (3, 10)):
+        nodes += [
+            conv(rng, f"squeeze{i}", f"v{i - 1}", depth, 5, kernel=(1, 1)),
+            Relu(name=f"relu_s{i}", input=f"squeeze{i}_out", output=f"s{i}"),
+            conv(rng, f"one{i}", f"s{i}", 5, 4, kernel=(1, 1)),
+            Relu(name=f"relu_o{i}", input=f"one{i}_out", output=f"o{i}"),
+            conv(rng, f"three{i}", f"s{i}", 5, 6, pads=(1, 1, 1, 1)),
+            Relu(name=f"relu_t{i}", input=f"three{i}_out", output=f"t{i}"),
+            Concat(name=f"fire{i}", inputs=(f"o{i}", f"t{i}"), output=f"v{i}"),
+        ]
+    nodes += [
+        Concat(name="all", inputs=("v3", "s3", "v2", "s3"), output="v4"),
+        Flatten(name="flatten", input="v4", output="f"),
+        GlobalAveragePool(name="gap", input="v4", output="g"),
+        Flatten(name="flatten_g", input="g", output="h"),
+        Concat(name="both", inputs=("f", "h"), output="b"),
+        dense(rng, "fc", "b", 510, 5),
+    ]
+    return make_graph(
+        name="fire", input_name="x", input_shape=(3, 13, 13), output="fc_out", nodes=nodes
+    )
 
 
 def random_layer(rng: np.random.Generator, shape: Sequence[int], bases: int) -> Decomposition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import Noise, conv, dense, miniature_alexnet
+from nets import Noise, conv, dense, miniature_alexnet, miniature_squeezenet
 
 from bdcc.approx.decompose import decompose
 from bdcc.approx.evaluate import (
@@ -69,7 +69,7 @@ def every_operator() -> Graph:
 
 
 def test_every_operator_and_tensor() -> None:
-    for graph in (every_operator(), miniature_alexnet()):
+    for graph in (every_operator(), miniature_alexnet(), miniature_squeezenet()):
         batch = Noise(3).batch(range(3))
         values = forward(
             prepare(DecomposedModel(graph=graph, layers={})),
@@ -106,10 +106,14 @@ def test_global_average_and_map_outputs() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+NETS = {"chain": miniature_alexnet, "branches": miniature_squeezenet}
+
+
+@pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("mode", ["clip", "minmax", "dynamic"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_quantized_models_are_judged_like_the_oracle_judges_them(mode, bits: int) -> None:
-    graph, pictures = miniature_alexnet(), Noise(40)
+def test_quantized_models_are_judged_like_the_oracle_judges_them(mode, bits: int, net: str) -> None:
+    graph, pictures = NETS[net](), Noise(40)
     model = decompose(graph, bases={n.name: 3 for n in graph.weight_layers}, workers=1)
     stats = calibrate(model, Noise(8))
     quantized = quantize_model(

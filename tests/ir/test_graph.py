@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from bdcc.errors import ModelError
-from bdcc.ir.graph import Conv, Dense, Flatten, Graph, MaxPool, Relu, extent, macs, make_graph
+from bdcc.ir.graph import (
+    Concat,
+    Conv,
+    Dense,
+    Flatten,
+    Graph,
+    MaxPool,
+    Relu,
+    extent,
+    macs,
+    make_graph,
+    reads,
+)
 
 
 def count_windows(
@@ -57,6 +69,29 @@ def small_graph() -> Graph:
             Relu(name="last", input="d", output="y"),
         ],
     )
+
+
+def test_a_join_reads_all_its_inputs() -> None:
+    names = {"name": "n", "input": "x"}
+    graph = make_graph(
+        name="fork",
+        input_name="x",
+        input_shape=(3, 4, 5),
+        output="z",
+        nodes=[
+            MaxPool(**names, output="a", kernel=(1, 1)),
+            Relu(**names, output="b"),
+            Relu(**names, output="dead"),
+            Concat(name="ab", inputs=("b", "a", "b"), output="y"),
+            Concat(name="all", inputs=("y", "x"), output="z"),
+        ],
+    )
+    assert [node.output for node in graph.nodes] == ["a", "b", "y", "z"]
+    assert graph.shapes["y"] == (9, 4, 5)
+    assert graph.shapes["z"] == (12, 4, 5)
+    assert [node.output for node in graph.consumers("b")] == ["y"]
+    assert [node.output for node in graph.consumers("x")] == ["a", "b", "z"]
+    assert reads(graph.nodes[-2]) == ("b", "a", "b")
 
 
 def test_shapes_layout_and_pruning() -> None:

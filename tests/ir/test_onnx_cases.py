@@ -3,7 +3,8 @@
 
 The cases come with the onnx package. To fit a picture compiler they are adapted, never their
 operator: weights that are inputs become constants; a vector gets a Flatten in front, a
-BatchNormalization a Conv that passes its input on; a batch is run picture by picture.
+BatchNormalization a Conv that passes its input on, vectors to be joined each a Conv that picks it
+out of one picture; a batch is run picture by picture.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ OPERATORS = frozenset(
     [
         "AveragePool",
         "BatchNormalization",
+        "Concat",
         "Conv",
         "Dropout",
         "Flatten",
@@ -57,7 +59,8 @@ COMPUTED = {
         *("test_averagepool_2d_precomputed_strides", "test_averagepool_2d_same_lower"),
         *("test_averagepool_2d_same_upper", "test_averagepool_2d_strides"),
         *("test_basic_conv_with_padding", "test_basic_conv_without_padding"),
-        *("test_batchnorm_epsilon", "test_batchnorm_example", "test_conv_with_autopad_same"),
+        *("test_batchnorm_epsilon", "test_batchnorm_example"),
+        *("test_concat_2d_axis_1", "test_concat_2d_axis_negative_1", "test_conv_with_autopad_same"),
         *("test_conv_with_strides_and_asymmetric_padding", "test_conv_with_strides_no_padding"),
         *("test_conv_with_strides_padding", "test_flatten_axis1", "test_flatten_default_axis"),
         *("test_flatten_negative_axis3", "test_gemm_alpha", "test_gemm_beta"),
@@ -142,6 +145,17 @@ def adapted(case: Case) -> tuple[onnx.ModelProto, np.ndarray]:
     initializers = {tensor.name for tensor in graph.initializer}
     picture, *weights = [value for value in graph.input if value.name not in initializers]
     x = np.asarray(case.inputs[0])
+    if graph.node[0].op_type == "Concat" and x.ndim == 2:
+        x = np.concatenate(case.inputs, axis=1)[:, :, None, None]
+        picking, picture = np.eye(x.shape[1], dtype=np.float32), onnx.ValueInfoProto(name="picture")
+        for value in (graph.input[0], *weights):
+            rows, picking = np.split(picking, [case.inputs[0].shape[1]])
+            graph.initializer.append(numpy_helper.from_array(rows[..., None, None], value.name))
+            picked = f"{value.name}_picked"
+            graph.node.insert(0, helper.make_node("Flatten", [picked], [f"{value.name}_flat"]))
+            graph.node.insert(0, helper.make_node("Conv", ["picture", value.name], [picked]))
+        graph.node[-1].input[:] = [f"{name}_flat" for name in graph.node[-1].input]
+        weights = []
     for value, array in zip(weights, case.inputs[1:], strict=False):
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
     del graph.input[:]

@@ -14,7 +14,6 @@ from onnx_reference import assert_close, check_against_onnxruntime, run_onnxrunt
 
 import zoo
 from bdcc.approx.simulate import run_float
-from bdcc.errors import ModelError
 from bdcc.ir.graph import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, Lrn
 from bdcc.ir.onnx_import import load_onnx
 
@@ -213,6 +212,16 @@ def test_the_trained_alexnet(shared: Path) -> None:
 
 
 @pytest.mark.real
-def test_squeezenet_is_refused_by_the_name_of_its_first_concat(shared: Path) -> None:
-    with pytest.raises(ModelError, match=r"^fire2 \(Concat\): joins feature maps; bdcc handles"):
-        load_onnx(shared / "models/squeezenet1_0.onnx")
+def test_the_trained_squeezenet(shared: Path) -> None:
+    path = shared / "models/squeezenet1_0.onnx"
+    graph = load_onnx(path)
+    kinds = [type(node).__name__ for node in graph.nodes]
+    assert (kinds.count("Conv"), kinds.count("Concat"), kinds.count("MaxPool")) == (26, 8, 3)
+    assert [graph.shapes[f"pool{n}"] for n in (1, 4, 8)] == [
+        *((96, 55, 55), (256, 27, 27), (512, 13, 13)),  # ceil_mode
+    ]
+    x = np.random.default_rng(0).normal(scale=60, size=(3, 227, 227)).astype(np.float32)
+    found = run_float(graph, x)
+    expected = run_onnxruntime(onnx.load(path), x[None], [node.output for node in graph.nodes])
+    for name, values in expected.items():
+        assert_close(name, found[name], values[0])

@@ -335,6 +335,41 @@ def test_cast_like_as_the_dynamo_exporter_writes_it(tmp_path: Path) -> None:
     assert [n.output for n in graph.nodes] == ["a", "y"]
 
 
+CONCATS = {
+    "the picture and what was made of it": (["x", "r", "p"], 1),
+    "counted from behind": (["p", "r"], -3),
+    "one of one": (["r"], 1),
+    "the same twice": (["r", "p", "r"], 1),
+    "a concat and what it joined": (["j", "r", "j"], 1),
+    "vectors": (["f", "g", "f"], 1),
+    "vectors counted from behind": (["g", "f"], -1),
+}
+
+
+@pytest.mark.parametrize("which", CONCATS)
+def test_concat(which: str, tmp_path: Path) -> None:
+    inputs, axis = CONCATS[which]
+    nodes = [
+        node("Relu", ["x"], "r"),
+        node("MaxPool", ["x"], "p", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node("Concat", ["p", "x"], "j", axis=1),
+        node("Flatten", ["p"], "f"),
+        node("MatMul", ["f", "c0"], "g"),
+        node("Concat", inputs, "c", name="join", axis=axis),
+        node("Relu", ["c"]),
+    ]
+    graph = check_against_onnxruntime(
+        chain(nodes, (1, 3, 4, 5), [normal(60, 7)]), tmp_path / "m.onnx"
+    )
+    assert any(n.name == "join" for n in graph.nodes) == (len(inputs) > 1)
+
+
+@pytest.mark.parametrize("opset", [7, 10, 11, 13, 23])
+def test_opsets_of_concat(opset: int, tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"], "r"), node("Concat", ["r", "x"], axis=1)]
+    check_against_onnxruntime(chain(nodes, PICTURE, opset=opset), tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 18, 21, 22, 23])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     weights = [normal(6, 4, 3, 3), *(normal(6) for _ in range(3)), np.full(6, 2, np.float32)]

@@ -61,6 +61,17 @@ def behind_flatten(proto: onnx.NodeProto, *constants: np.ndarray) -> onnx.ModelP
     return chain([node("Flatten", ["x"], "f"), proto], (1, 4, 2, 3), constants)
 
 
+def joined(inputs: list[str], *, axis: int) -> onnx.ModelProto:
+    """Concat of the picture 'x', its Relu 'r', a smaller map 'p', a vector 'f', a constant 'c0'."""
+    nodes = [
+        node("Relu", ["x"], "r"),
+        node("MaxPool", ["x"], "p", kernel_shape=[2, 2]),
+        node("Flatten", ["x"], "f"),
+        node("Concat", inputs, name="join", axis=axis),
+    ]
+    return chain(nodes, PICTURE, [np.ones((1, 2, 7, 9), np.float32)])
+
+
 HANDLED = "; bdcc handles "
 
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
@@ -77,11 +88,29 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: one_node("Frobnicate", PICTURE, name="f"),
         "f (Frobnicate): the operator is not supported" + HANDLED,
     ),
-    "concat of maps": (
-        lambda: chain(
-            [node("Relu", ["x"], "r"), node("Concat", ["x", "r"], name="join", axis=1)], PICTURE
-        ),
-        "join (Concat): joins feature maps; bdcc handles Concat of constants.",
+    "concat along the height": (
+        lambda: joined(["x", "r"], axis=2),
+        "join (Concat): joins along axis 2 of shape (1, 4, 7, 9)" + HANDLED + "the channels, ax",
+    ),
+    "concat along the width, counted from behind": (
+        lambda: joined(["x", "r"], axis=-1),
+        "join (Concat): joins along axis -1 of shape (1, 4, 7, 9)" + HANDLED + "the channels, ax",
+    ),
+    "concat of batches": (
+        lambda: joined(["x", "r"], axis=0),
+        "join (Concat): joins along axis 0 of shape (1, 4, 7, 9)" + HANDLED + "the channels, ax",
+    ),
+    "concat of maps of different sizes": (
+        lambda: joined(["x", "p"], axis=1),
+        "join (Concat): joins shapes (4, 7, 9) and (4, 6, 8), which differ in more than channels.",
+    ),
+    "concat of a map and a vector": (
+        lambda: joined(["x", "f"], axis=1),
+        "join (Concat): joins shapes (4, 7, 9) and (252,), which differ in more than channels.",
+    ),
+    "concat of a map and a constant": (
+        lambda: joined(["r", "c0"], axis=1),
+        "join (Concat): input 1 is a constant; bdcc handles a tensor there.",
     ),
     "add of maps": (
         lambda: chain([node("Relu", ["x"], "r"), node("Add", ["x", "r"], name="skip")], PICTURE),

@@ -22,6 +22,7 @@ from bdcc.approx.simulate import pool_counts, power
 from bdcc.ir.graph import (
     F32,
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -33,6 +34,7 @@ from bdcc.ir.graph import (
     Pool,
     Relu,
     Softmax,
+    reads,
 )
 
 I32 = npt.NDArray[np.int32]
@@ -104,14 +106,18 @@ def forward(
     out = dict(values)
     rounded: dict[str, F32] = {}
     for node in nodes:
-        x = out[node.input]
-        if isinstance(node, Conv | Dense) and node.input in quants:
-            if node.input not in rounded:
-                rounded[node.input] = fake_quantize(x, quants[node.input])
-            x = rounded[node.input]
-        mine = isinstance(network.graph.producer(node.input), Conv | Dense)
-        alone = len(network.graph.consumers(node.input)) == 1 and node.input not in values
-        out[node.output] = _step(network, node, x, scratch=mine and alone)
+        inputs = [out[tensor] for tensor in reads(node)]
+        scratch = False
+        match node:
+            case Conv() | Dense() if node.input in quants:
+                if node.input not in rounded:
+                    rounded[node.input] = fake_quantize(inputs[0], quants[node.input])
+                inputs = [rounded[node.input]]
+            case Relu():
+                mine = isinstance(network.graph.producer(node.input), Conv | Dense)
+                alone = len(network.graph.consumers(node.input)) == 1 and node.input not in values
+                scratch = mine and alone
+        out[node.output] = _step(network, node, inputs, scratch=scratch)
     return out
 
 
@@ -150,7 +156,7 @@ def split_at_dense(graph: Graph) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
 def inputs_of(graph: Graph, tail: Sequence[Node]) -> set[str]:
     """What must be known before `tail` runs: what it reads and does not make, or the output."""
     made = {node.output for node in tail}
-    return ({node.input for node in tail} | {graph.output}) - made
+    return ({tensor for node in tail for tensor in reads(node)} | {graph.output}) - made
 
 
 def nhwc(batch: F32) -> F32:
@@ -158,9 +164,9 @@ def nhwc(batch: F32) -> F32:
     return np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
 
 
-def _step(network: Network, node: Node, x: F32, *, scratch: bool) -> F32:
-    """One node; `scratch` says that nobody else reads x, which may then be overwritten."""
-    graph = network.graph
+def _step(network: Network, node: Node, inputs: Sequence[F32], *, scratch: bool) -> F32:
+    """One node; `scratch` says that nobody else reads its input, which may then be overwritten."""
+    graph, x = network.graph, inputs[0]
     match node:
         case Conv():
             return _conv(node, x, graph.shapes[node.output], network)
@@ -186,6 +192,9 @@ def _step(network: Network, node: Node, x: F32, *, scratch: bool) -> F32:
             x = in_onnx_order(graph, node.input, x)
             e = np.exp(x - x.max(axis=-1, keepdims=True))
             return np.asarray(e / e.sum(axis=-1, keepdims=True))
+        case Concat():
+            pairs = zip(node.inputs, inputs, strict=True)
+            return np.concatenate([in_onnx_order(graph, *pair) for pair in pairs], axis=-1)
         case _:
             assert_never(node)
 

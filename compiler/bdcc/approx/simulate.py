@@ -28,6 +28,7 @@ from bdcc.approx.quantize import dynamic_range, quantize_array
 from bdcc.ir.graph import (
     F32,
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -41,6 +42,7 @@ from bdcc.ir.graph import (
     Shape,
     Softmax,
     WeightLayer,
+    reads,
 )
 
 I32 = npt.NDArray[np.int32]
@@ -70,15 +72,14 @@ def run_exact(model: QuantizedModel, x: F32) -> Trace:
     ranges: dict[str, TensorQuant] = {}
     sums: dict[str, I32] = {}
     for node in graph.nodes:
-        source = values[node.input]
         layer = model.decomposed.layers.get(node.name)
         if layer is None or not isinstance(node, Conv | Dense):
-            values[node.output] = run_node(graph, node, source)
+            values[node.output] = run_node(graph, node, *(values[t] for t in reads(node)))
             continue
         quant = model.tensors[node.input]
         if node.input not in codes:
-            ranges[node.input] = resolve_range(quant, source)
-            codes[node.input] = quantize_array(source, ranges[node.input])
+            ranges[node.input] = resolve_range(quant, values[node.input])
+            codes[node.input] = quantize_array(values[node.input], ranges[node.input])
         sums[node.name], values[node.output] = _run_decomposed(
             node, layer, codes[node.input], quant, ranges[node.input], graph.shapes[node.output]
         )
@@ -98,8 +99,11 @@ def _checked_input(graph: Graph, x: F32) -> F32:
     return x
 
 
-def run_node(graph: Graph, node: Node, x: F32) -> F32:
-    """One float step. x: the node's input, in ONNX order; the result too, its NaNs canonical."""
+def run_node(graph: Graph, node: Node, *inputs: F32) -> F32:
+    """One float step. inputs: what the node reads, in ONNX order; the result too, its NaNs
+    canonical, where it computes anything.
+    """
+    x = inputs[0]
     with np.errstate(all="ignore"):
         match node:
             case Conv():
@@ -121,6 +125,8 @@ def run_node(graph: Graph, node: Node, x: F32) -> F32:
                 y = _softmax(x)
             case Flatten():
                 return x.reshape(-1)
+            case Concat():
+                return np.concatenate(inputs)
             case _:
                 assert_never(node)
     return _canonical(y)

@@ -32,7 +32,7 @@ from bdcc.approx.evaluate import (
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
 from bdcc.approx.workers import Indices
-from bdcc.ir.graph import F32, Conv, Graph, Node
+from bdcc.ir.graph import F32, Conv, Graph, Node, reads
 
 I64 = npt.NDArray[np.int64]
 SEARCHED_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -112,7 +112,7 @@ class Tables:
 
 def is_chain(graph: Graph) -> bool:
     """Whether every tensor has one reader: the paper's search needs neighbours."""
-    return all(len(graph.consumers(node.input)) == 1 for node in graph.nodes)
+    return all(len(graph.consumers(t)) == 1 for node in graph.nodes for t in reads(node))
 
 
 def plan_tables(
@@ -291,7 +291,7 @@ def _downstream(graph: Graph, nodes: Sequence[Node], tensor: str) -> tuple[Node,
     """Those of `nodes` (in graph order) that depend on the tensor."""
     reached, found = {tensor}, []
     for node in nodes:
-        if node.input in reached:
+        if reached.intersection(reads(node)):
             reached.add(node.output)
             found.append(node)
     return tuple(found)

@@ -11,6 +11,7 @@ from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import layer_constants
 from bdcc.ir.graph import (
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -19,6 +20,7 @@ from bdcc.ir.graph import (
     MaxPool,
     Relu,
     Softmax,
+    reads,
 )
 
 
@@ -29,7 +31,7 @@ def magnitude_bounds(model: QuantizedModel) -> dict[str, float]:
     graph = model.graph
     bounds = {graph.input: np.inf}
     for node in graph.nodes:
-        before = bounds[node.input]
+        before = max(bounds[tensor] for tensor in reads(node))
         bound: float = np.inf
         match node:
             case Conv() | Dense():
@@ -37,7 +39,7 @@ def magnitude_bounds(model: QuantizedModel) -> dict[str, float]:
                 if layer is not None and quant is not None and not quant.dynamic:
                     scale, bias, _ = layer_constants(layer, quant)
                     bound = float(np.max(np.abs(scale).astype(np.float64) * 2.0**31 + np.abs(bias)))
-            case Relu() | MaxPool() | Flatten():
+            case Relu() | MaxPool() | Flatten() | Concat():
                 bound = before
             case AveragePool() | GlobalAveragePool():
                 bound = before * 2.0**20

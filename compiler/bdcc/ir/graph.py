@@ -130,9 +130,34 @@ class Softmax:
     output: str
 
 
-Node = Conv | Dense | Relu | MaxPool | AveragePool | GlobalAveragePool | Lrn | Flatten | Softmax
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat:
+    """Along the channels: feature maps of one size, or vectors. An input may be named twice."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+Node = (
+    Conv
+    | Dense
+    | Relu
+    | MaxPool
+    | AveragePool
+    | GlobalAveragePool
+    | Lrn
+    | Flatten
+    | Softmax
+    | Concat
+)
 Pool = MaxPool | AveragePool
 WeightLayer = Conv | Dense
+
+
+def reads(node: Node) -> tuple[str, ...]:
+    """The tensors that a node reads, in its order."""
+    return node.inputs if isinstance(node, Concat) else (node.input,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,7 +182,7 @@ class Graph:
         return next((node for node in self.nodes if node.output == tensor), None)
 
     def consumers(self, tensor: str) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if node.input == tensor)
+        return tuple(node for node in self.nodes if tensor in reads(node))
 
     def map_shape(self, tensor: str) -> tuple[int, int, int]:
         """(C, H, W) behind a tensor: a vector that a Flatten made has its feature map's shape, any
@@ -241,10 +266,11 @@ def _window(node: Conv | Pool, shape: Shape) -> Pair:
     return height, width
 
 
-def output_shape(node: Node, shape: Shape) -> Shape:
-    """Shape of the node's output for an input of `shape`; raises ModelError, naming the node, if
+def output_shape(node: Node, *inputs: Shape) -> Shape:
+    """Shape of the node's output for inputs of these shapes; raises ModelError, naming the node, if
     they do not fit.
     """
+    shape = inputs[0]
     match node:
         case Conv():
             height, width = _window(node, shape)
@@ -276,6 +302,14 @@ def output_shape(node: Node, shape: Shape) -> Shape:
             return (int(np.prod(shape)),)
         case Relu() | Lrn() | Softmax():
             return shape
+        case Concat():
+            for other in inputs[1:]:
+                if len(other) != len(shape) or other[1:] != shape[1:]:
+                    raise ModelError(
+                        f"joins shapes {shape} and {other}, which differ in more than channels",
+                        layer=node.name,
+                    )
+            return (sum(each[0] for each in inputs), *shape[1:])
         case _:
             assert_never(node)
 
@@ -284,7 +318,7 @@ def infer_shapes(nodes: Iterable[Node], input_name: str, input_shape: Shape) -> 
     """Shape of every tensor, from the input's; nodes in topological order."""
     shapes = {input_name: input_shape}
     for node in nodes:
-        shapes[node.output] = output_shape(node, shapes[node.input])
+        shapes[node.output] = output_shape(node, *(shapes[t] for t in reads(node)))
     return shapes
 
 
@@ -314,7 +348,7 @@ def make_graph(
     needed = {output}
     for node in reversed(ordered):
         if node.output in needed:
-            needed.add(node.input)
+            needed.update(reads(node))
     kept = tuple(node for node in ordered if node.output in needed)
     return Graph(
         name=name,

@@ -18,7 +18,7 @@ from onnx import checker, helper
 
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
-from bdcc.ir.graph import Graph, Node, Shape, make_graph
+from bdcc.ir.graph import Graph, Node, Shape, make_graph, reads
 from bdcc.ir.onnx_file import OnnxFile, first_line, read_onnx
 from bdcc.ir.onnx_layers import SUPPORTED, convert, unsupported
 from bdcc.ir.onnx_operator import Operator, Tensor, Value, label, operator_type
@@ -110,7 +110,7 @@ class _Walk:
     def _keep(self, result: Node | Value, operator: Operator) -> Value:
         if isinstance(result, Tensor | np.ndarray):
             return result
-        shape = operator.output_shape(result, self.shapes[result.input])
+        shape = operator.output_shape(result, *(self.shapes[t] for t in reads(result)))
         self.nodes[result.output] = result
         self.shapes[result.output] = shape
         return Tensor(name=result.output, shape=shape)

@@ -14,6 +14,7 @@ from bdcc.ir import onnx_fold
 from bdcc.ir.graph import (
     F32,
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -30,9 +31,9 @@ from bdcc.ir.graph import (
 from bdcc.ir.onnx_operator import Operator, Tensor, Value, label
 
 SUPPORTED = (
-    *("Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Conv", "Div", "Dropout"),
-    *("Flatten", "Gemm", "GlobalAveragePool", "Identity", "LRN", "MatMul", "MaxPool", "Mul"),
-    *("ReduceMean", "Relu", "Reshape", "Shape", "Softmax", "Squeeze", "Sub", "Unsqueeze"),
+    *("Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Concat", "Conv", "Div"),
+    *("Dropout", "Flatten", "Gemm", "GlobalAveragePool", "Identity", "LRN", "MatMul", "MaxPool"),
+    *("Mul", "ReduceMean", "Relu", "Reshape", "Shape", "Softmax", "Squeeze", "Sub", "Unsqueeze"),
 )
 
 
@@ -55,6 +56,8 @@ def convert(operator: Operator) -> Node | Value:
             return GlobalAveragePool(name=operator.name, input=x.name, output=operator.output)
         case "LRN":
             return _lrn(operator)
+        case "Concat":
+            return _concat(operator)
         case "Softmax":
             return _softmax(operator)
         case "BatchNormalization":
@@ -80,9 +83,11 @@ def convert(operator: Operator) -> Node | Value:
 
 def unsupported(proto: onnx.NodeProto) -> ModelError:
     """The refusal of an operator that would have to work on what depends on the picture."""
-    if proto.op_type in ("Concat", "Gather", "Slice", "Transpose"):
-        does = "joins feature maps" if proto.op_type == "Concat" else "works on a feature map"
-        return ModelError(f"{does}; bdcc handles {proto.op_type} of constants", layer=label(proto))
+    if proto.op_type in ("Gather", "Slice", "Transpose"):
+        return ModelError(
+            f"works on a feature map; bdcc handles {proto.op_type} of constants",
+            layer=label(proto),
+        )
     return ModelError(
         f"the operator is not supported; bdcc handles {', '.join(SUPPORTED)}", layer=label(proto)
     )
@@ -224,6 +229,19 @@ def _lrn(operator: Operator) -> Lrn:
         beta=beta,
         bias=float(attributes.get("bias", 1.0)),
     )
+
+
+def _concat(operator: Operator) -> Concat | Tensor:
+    inputs = [operator.tensor(index) for index in range(len(operator.inputs))]
+    rank, axis = len(inputs[0].onnx_shape), int(operator.attributes["axis"])
+    if axis not in (1, 1 - rank):
+        raise operator.refuse(
+            f"joins along axis {axis} of shape {inputs[0].onnx_shape}; "
+            "bdcc handles the channels, axis 1"
+        )
+    if len(inputs) == 1:
+        return inputs[0]
+    return Concat(name=operator.name, inputs=tuple(x.name for x in inputs), output=operator.output)
 
 
 def _softmax(operator: Operator) -> Softmax:

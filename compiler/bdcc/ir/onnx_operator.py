@@ -56,10 +56,10 @@ class Operator:
     def refuse(self, message: str, hint: str | None = None) -> ModelError:
         return ModelError(message, layer=label(self.proto), hint=hint)
 
-    def output_shape(self, node: Node, shape: Shape) -> Shape:
+    def output_shape(self, node: Node, *inputs: Shape) -> Shape:
         """Shape of the node's output; its refusal names the operator as all others do."""
         try:
-            return output_shape(node, shape)
+            return output_shape(node, *inputs)
         except ModelError as error:
             raise self.refuse(error.message) from error
 

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from bdcc.ir.graph import (
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -33,6 +34,8 @@ def _reason(node: Node) -> str | None:
             return "no weights; works on codes where the next layer reads codes"
         case Flatten():
             return "no weights; moves nothing"
+        case Concat():
+            return "no weights; what it joins is written side by side"
         case AveragePool() | GlobalAveragePool():
             return "no weights; a mean needs floats"
         case Lrn() | Softmax():
