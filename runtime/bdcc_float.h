@@ -84,10 +84,10 @@ BDCC_INLINE void bdcc_dense_float(const float *BDCC_RESTRICT x, const float *BDC
  * is contiguous in x, hence one run of kernel_w * in_c products; otherwise kernel_w runs. Pixels whose run is whole go
  * together, those at the left and right border one by one with the part that lies inside. */
 BDCC_INLINE void bdcc_conv_row(const bdcc_conv_t *g, const float *BDCC_RESTRICT x_row, const float *BDCC_RESTRICT w,
-                               int32_t channels, int32_t filters, float *BDCC_RESTRICT y) {
+                               int32_t channels, int32_t filters, float *BDCC_RESTRICT y, size_t y_step) {
     const int whole_row = g->dilation_w == 1 && g->groups == 1;
     const int32_t taps = whole_row ? g->kernel_w : 1;
-    const size_t in_c = (size_t)g->in_c, out_c = (size_t)g->out_c, x_step = (size_t)g->stride_w * in_c;
+    const size_t in_c = (size_t)g->in_c, x_step = (size_t)g->stride_w * in_c;
     const size_t tap_weights = (size_t)channels * (size_t)filters;
     for (int32_t kw = 0; kw < g->kernel_w; kw += taps, w += (size_t)taps * tap_weights) {
         const int32_t shift = kw * g->dilation_w - g->pad_left; /* input column of the first tap of output 0 */
@@ -102,31 +102,34 @@ BDCC_INLINE void bdcc_conv_row(const bdcc_conv_t *g, const float *BDCC_RESTRICT 
             if (inside.first < inside.end) {
                 bdcc_accumulate(x_row + (size_t)(start + inside.first) * in_c, x_step, pixels,
                                 w + (size_t)inside.first * tap_weights, (inside.end - inside.first) * channels, filters,
-                                y + (size_t)ox * out_c, out_c);
+                                y + (size_t)ox * y_step, y_step);
             }
             ox += pixels;
         }
     }
 }
 
-/* x float32 [H][W][CI], w float32 [group][KH][KW][CI/groups][CO/groups], bias float32 [CO], y float32 [OH][OW][CO]. */
+/* x float32 [H][W][CI], w float32 [group][KH][KW][CI/groups][CO/groups], bias float32 [CO], y float32 [OH][OW][pitch]:
+ * the first CO values of each pixel are written. */
 BDCC_INLINE void bdcc_conv_float(const bdcc_conv_t *g, const float *BDCC_RESTRICT x, const float *BDCC_RESTRICT w,
-                                 const float *BDCC_RESTRICT bias, int relu, float *BDCC_RESTRICT y) {
+                                 const float *BDCC_RESTRICT bias, int relu, float *BDCC_RESTRICT y, int32_t pitch) {
     const int32_t channels = g->in_c / g->groups, filters = g->out_c / g->groups;
-    const size_t in_row = (size_t)g->in_w * (size_t)g->in_c, out_row = (size_t)g->out_w * (size_t)g->out_c;
+    const size_t in_row = (size_t)g->in_w * (size_t)g->in_c, y_step = (size_t)pitch;
     const size_t kernel_row = (size_t)g->kernel_w * (size_t)channels * (size_t)filters;
-    for (int32_t oy = 0; oy < g->out_h; ++oy, y += out_row) {
+    for (int32_t oy = 0; oy < g->out_h; ++oy, y += (size_t)g->out_w * y_step) {
         const int32_t top = oy * g->stride_h - g->pad_top;
         const bdcc_span_t rows = bdcc_taps_inside(top, g->in_h, g->kernel_h, g->dilation_h);
-        for (size_t i = 0; i < out_row; ++i) y[i] = 0.0f;
+        for (int32_t ox = 0; ox < g->out_w; ++ox) {
+            for (int32_t c = 0; c < g->out_c; ++c) y[(size_t)ox * y_step + (size_t)c] = 0.0f;
+        }
         for (int32_t group = 0; group < g->groups; ++group) {
             for (int32_t kh = rows.first; kh < rows.end; ++kh) {
                 const float *x_row = x + (size_t)(top + kh * g->dilation_h) * in_row + (size_t)group * (size_t)channels;
                 const float *w_row = w + ((size_t)group * (size_t)g->kernel_h + (size_t)kh) * kernel_row;
-                bdcc_conv_row(g, x_row, w_row, channels, filters, y + (size_t)group * (size_t)filters);
+                bdcc_conv_row(g, x_row, w_row, channels, filters, y + (size_t)group * (size_t)filters, y_step);
             }
         }
-        for (int32_t ox = 0; ox < g->out_w; ++ox) bdcc_finish(y + (size_t)ox * (size_t)g->out_c, bias, g->out_c, relu);
+        for (int32_t ox = 0; ox < g->out_w; ++ox) bdcc_finish(y + (size_t)ox * y_step, bias, g->out_c, relu);
     }
 }
 

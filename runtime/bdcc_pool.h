@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
  * Pools over feature maps [H][W][C]. Every loop runs over the channels of one output pixel, so any window vectorises.
- */
+ * `pitch`: values of y from one output pixel to the next, at least the channels. */
 #ifndef BDCC_POOL_H
 #define BDCC_POOL_H
 
@@ -28,11 +28,12 @@ BDCC_INLINE size_t bdcc_pool_source(const bdcc_pool_t *g, int32_t oy, int32_t ox
 }
 
 /* The quantizer is monotone, so the maximum of codes is the code of the maximum. A window of padding only gives 0. */
-BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_RESTRICT x, uint8_t *BDCC_RESTRICT y) {
+BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_RESTRICT x, uint8_t *BDCC_RESTRICT y,
+                                     int32_t pitch) {
     const int32_t channels = g->channels;
     for (int32_t oy = 0; oy < g->out_h; ++oy) {
         const bdcc_span_t rows = bdcc_pool_rows(g, oy);
-        for (int32_t ox = 0; ox < g->out_w; ++ox, y += channels) {
+        for (int32_t ox = 0; ox < g->out_w; ++ox, y += pitch) {
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             memset(y, 0, (size_t)channels);
             for (int32_t kh = rows.first; kh < rows.end; ++kh) {
@@ -47,12 +48,13 @@ BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_R
 }
 
 /* -inf stands for "none yet": it loses to every number, and equals the first value where that is -inf itself. */
-BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y) {
+BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y,
+                                     int32_t pitch) {
     const int32_t channels = g->channels;
     const float lowest = bdcc_float_from_bits(UINT32_C(0xFF800000));
     for (int32_t oy = 0; oy < g->out_h; ++oy) {
         const bdcc_span_t rows = bdcc_pool_rows(g, oy);
-        for (int32_t ox = 0; ox < g->out_w; ++ox, y += channels) {
+        for (int32_t ox = 0; ox < g->out_w; ++ox, y += pitch) {
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             for (int32_t c = 0; c < channels; ++c) y[c] = lowest;
             for (int32_t kh = rows.first; kh < rows.end; ++kh) {
@@ -69,14 +71,15 @@ BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RES
 
 /* Divisor: the positions inside the input, or with count_include_pad inside the padded input; those that ceil_mode adds
  * beyond never count. */
-BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y) {
+BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y,
+                                   int32_t pitch) {
     const int32_t channels = g->channels;
     const int32_t padded_h = g->pad_top + g->in_h + g->pad_bottom, padded_w = g->pad_left + g->in_w + g->pad_right;
     for (int32_t oy = 0; oy < g->out_h; ++oy) {
         const bdcc_span_t rows = bdcc_pool_rows(g, oy);
         const bdcc_span_t counted_rows =
             g->count_include_pad ? bdcc_taps_inside(oy * g->stride_h, padded_h, g->kernel_h, g->dilation_h) : rows;
-        for (int32_t ox = 0; ox < g->out_w; ++ox, y += channels) {
+        for (int32_t ox = 0; ox < g->out_w; ++ox, y += pitch) {
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             const bdcc_span_t counted_columns =
                 g->count_include_pad ? bdcc_taps_inside(ox * g->stride_w, padded_w, g->kernel_w, g->dilation_w)

@@ -27,6 +27,12 @@ BDCC_INLINE void bdcc_quantize(const float *BDCC_RESTRICT x, size_t n, bdcc_quan
     for (size_t i = 0; i < n; ++i) codes[i] = bdcc_quantize1(x[i], q);
 }
 
+/* `runs` runs of `run` values of x, one behind the other; their codes lie `pitch` apart. */
+BDCC_INLINE void bdcc_quantize_runs(const float *BDCC_RESTRICT x, size_t runs, size_t run, bdcc_quant_t q,
+                                    uint8_t *BDCC_RESTRICT codes, size_t pitch) {
+    for (size_t i = 0; i < runs; ++i) bdcc_quantize(x + i * run, run, q, codes + i * pitch);
+}
+
 /* The quantizer of `bits` bits for the range of x itself, 0 included, NaN ignored; *delta is its step. */
 BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bits, float *delta) {
     float low[16], high[16]; /* one per lane: the compiler may not reorder a minimum itself */

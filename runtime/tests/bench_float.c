@@ -27,22 +27,23 @@ static const bdcc_quant_t four_bits = { 3.0f, 0, 15 };
 enum { MAP = 54 * 54 * 96, SMALL = 27 * 27, DENSE = 4096 };
 
 /* name, what it does with `d`, units of work, unit */
-#define CASES(CASE)                                                                                             \
-    CASE(conv1, bdcc_conv_float(&conv1, d->x, d->w, d->bias, 1, d->y), 54.0 * 54 * 96 * 363, "GMAC/s")          \
-    CASE(conv2, bdcc_conv_float(&conv2, d->x, d->w, d->bias, 1, d->y), 27.0 * 27 * 256 * 1200, "GMAC/s")        \
-    CASE(conv3, bdcc_conv_float(&conv3, d->x, d->w, d->bias, 1, d->y), 169.0 * 384 * 2304, "GMAC/s")            \
-    CASE(dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")      \
-    CASE(lrn, bdcc_lrn(d->x, SMALL, 96, 5, 2e-5f, 1.0f, 3, d->y), 4.0 * SMALL * 96, "GB/s")                     \
-    CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, d->y), 4.0 * MAP, "GB/s")                                  \
-    CASE(max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes), 1.0 * MAP, "GB/s")       \
-    CASE(average_pool, bdcc_average_pool(&pool1, d->x, d->y), 4.0 * MAP, "GB/s")                                \
-    CASE(quantize, bdcc_quantize(d->x, MAP, four_bits, d->codes), 4.0 * MAP, "GB/s")                            \
-    CASE(dynamic_range, (void)bdcc_dynamic_range(d->x, MAP, 4, d->y), 4.0 * MAP, "GB/s")                        \
-    CASE(epilogue_codes,                                                                                        \
-         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w, d->bias, 1, four_bits, \
-                             d->codes, 256),                                                                    \
-         4.0 * SMALL * 256, "GB/s")                                                                             \
-    CASE(softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                            \
+#define CASES(CASE)                                                                                                   \
+    CASE(conv1, bdcc_conv_float(&conv1, d->x, d->w, d->bias, 1, d->y, conv1.out_c), 54.0 * 54 * 96 * 363, "GMAC/s")   \
+    CASE(conv2, bdcc_conv_float(&conv2, d->x, d->w, d->bias, 1, d->y, conv2.out_c), 27.0 * 27 * 256 * 1200, "GMAC/s") \
+    CASE(conv3, bdcc_conv_float(&conv3, d->x, d->w, d->bias, 1, d->y, conv3.out_c), 169.0 * 384 * 2304, "GMAC/s")     \
+    CASE(dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")            \
+    CASE(lrn, bdcc_lrn(d->x, SMALL, 96, 5, 2e-5f, 1.0f, 3, d->y), 4.0 * SMALL * 96, "GB/s")                           \
+    CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
+    CASE(max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes, pool1.channels), 1.0 * MAP,     \
+         "GB/s")                                                                                                      \
+    CASE(average_pool, bdcc_average_pool(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                      \
+    CASE(quantize, bdcc_quantize(d->x, MAP, four_bits, d->codes), 4.0 * MAP, "GB/s")                                  \
+    CASE(dynamic_range, (void)bdcc_dynamic_range(d->x, MAP, 4, d->y), 4.0 * MAP, "GB/s")                              \
+    CASE(epilogue_codes,                                                                                              \
+         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w, d->bias, 1, four_bits,       \
+                             d->codes, 256),                                                                          \
+         4.0 * SMALL * 256, "GB/s")                                                                                   \
+    CASE(softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                                  \
     CASE(checksum, d->y[0] = (float)bdcc_checksum(d->w, 4 * DENSE * DENSE), 4.0 * DENSE * DENSE, "GB/s")
 
 typedef void (*step_t)(const data_t *d);

@@ -53,6 +53,12 @@ BDCC_UNUSED static float *floats(size_t n, float (*next)(void)) {
     return x;
 }
 
+/* Lays `runs` runs of `run` bytes of part into whole, `pitch` apart: what lies between must stay as it was. */
+BDCC_UNUSED static void lay(void *whole, const void *part, size_t runs, size_t run, size_t pitch) {
+    for (size_t i = 0; i < runs * run; ++i)
+        ((unsigned char *)whole)[i / run * pitch + i % run] = ((const unsigned char *)part)[i];
+}
+
 BDCC_UNUSED static float plain_canonical(float x) { return isnan(x) ? bdcc_float_from_bits(0x7FC00000u) : x; }
 
 BDCC_UNUSED static void check_floats(const char *what, const float *got, const float *want, size_t n) {

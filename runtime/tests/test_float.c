@@ -35,17 +35,25 @@ static void check_conv(const bdcc_conv_t *g, float (*next)(void)) {
     const size_t inputs = (size_t)(g->in_h * g->in_w * g->in_c), outputs = (size_t)(g->out_h * g->out_w * g->out_c);
     const size_t weights = (size_t)(g->kernel_h * g->kernel_w * g->in_c / g->groups * g->out_c);
     float *x = floats(inputs, next), *w = floats(weights, random_float), *bias = floats((size_t)g->out_c, random_float);
-    float *got = floats(outputs, hard_float), *want = room(outputs, sizeof(float));
-    for (int relu = 0; relu < 2; ++relu) {
-        conv_ref(g, x, w, bias, relu, want);
-        bdcc_conv_float(g, x, w, bias, relu, got);
-        check_floats("conv", got, want, outputs);
+    float *plain = room(outputs, sizeof(float));
+    for (int32_t pitch = g->out_c; pitch < g->out_c + 9; pitch += 4) {
+        for (int relu = 0; relu < 2; ++relu) {
+            const size_t pixels = outputs / (size_t)g->out_c;
+            const size_t n = (pixels - 1) * (size_t)pitch + (size_t)g->out_c;
+            float *got = floats(n, hard_float), *want = room(n, sizeof(float));
+            memcpy(want, got, n * sizeof(float));
+            conv_ref(g, x, w, bias, relu, plain);
+            lay(want, plain, pixels, (size_t)g->out_c * sizeof(float), (size_t)pitch * sizeof(float));
+            bdcc_conv_float(g, x, w, bias, relu, got, pitch);
+            check_floats("conv", got, want, n);
+            free(got);
+            free(want);
+        }
     }
     free(x);
     free(w);
     free(bias);
-    free(got);
-    free(want);
+    free(plain);
 }
 
 static void test_conv(void) {

@@ -35,6 +35,22 @@ static void test_quantize(void) {
     CHECK(bdcc_quantize1(NAN, q) == 2 && bdcc_quantize1(INFINITY, q) == 7 && bdcc_quantize1(-INFINITY, q) == 0);
 }
 
+static void test_quantize_runs(void) {
+    enum { RUNS = 5, RUN = 19, PITCH = 23, N = (RUNS - 1) * PITCH + RUN };
+    const bdcc_quant_t q = { 0.7f, 3, 15 };
+    float *x = floats(RUNS * RUN, hard_float);
+    uint8_t *got = room(N, 1), *want = room(N, 1), *plain = room(RUNS * RUN, 1);
+    for (size_t i = 0; i < N; ++i) got[i] = want[i] = (uint8_t)random_below(256);
+    for (size_t i = 0; i < RUNS * RUN; ++i) plain[i] = quantize_ref(x[i], q);
+    lay(want, plain, RUNS, RUN, PITCH);
+    bdcc_quantize_runs(x, RUNS, RUN, q, got, PITCH);
+    check_bytes("quantize runs", got, want, N);
+    free(x);
+    free(got);
+    free(want);
+    free(plain);
+}
+
 static void dynamic_range_ref(const float *x, size_t n, int32_t bits, bdcc_quant_t *q, float *delta) {
     float low = 0.0f, high = 0.0f;
     for (size_t i = 0; i < n; ++i) {
@@ -143,6 +159,7 @@ static void test_dynamic_constants(void) {
 
 int main(void) {
     test_quantize();
+    test_quantize_runs();
     test_dynamic_range();
     test_epilogues();
     test_dynamic_constants();

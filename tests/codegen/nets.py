@@ -19,6 +19,7 @@ from bdcc.data.preprocess import make_preprocess
 from bdcc.ir.graph import (
     F32,
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -36,7 +37,7 @@ from bdcc.ir.graph import (
 
 
 class Chain:
-    """Appends nodes one behind the other; `fork` goes on from an earlier tensor."""
+    """Appends nodes one behind the other; `at` goes on from an earlier tensor."""
 
     def __init__(self, shape: Shape, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -56,6 +57,17 @@ class Chain:
         self.nodes.append(node)
         self.tensor = node.output
         return self
+
+    def at(self, tensor: str) -> Chain:
+        self.tensor = tensor
+        return self
+
+    def concat(self, *tensors: str) -> Chain:
+        name = f"concat{len(self.nodes)}"
+        node = Concat(name=name, inputs=tensors, output=f"{name}.out")
+        self.shapes[node.output] = output_shape(node, *(self.shapes[t] for t in tensors))
+        self.nodes.append(node)
+        return self.at(node.output)
 
     def normal(self, *shape: int) -> F32:
         spread = np.sqrt(2.0 / max(1, int(np.prod(shape[1:]))))
@@ -137,6 +149,83 @@ def random_chain(seed: int, *, layers: int = 6) -> tuple[Graph, list[int], list[
     chain.add(Flatten).dense(int(rng.integers(1, 20)))
     count = len(chain.graph().weight_layers)
     bases = [int(b) for b in rng.integers(1, 8, count)]
+    bits = [int(q) for q in rng.integers(1, 9, count)]
+    return chain.graph(), bases, bits
+
+
+def fire(chain: Chain, squeeze: int, one: int, three: int) -> Chain:
+    """SqueezeNet's module: two layers read the squeezed map, and are joined."""
+    chain.conv(squeeze, (1, 1)).add(Relu)
+    squeezed = chain.tensor
+    left = chain.conv(one, (1, 1)).add(Relu).tensor
+    right = chain.at(squeezed).conv(three, (3, 3), pads=(1, 1, 1, 1)).add(Relu).tensor
+    return chain.concat(left, right)
+
+
+def squeezenet_like(*, seed: int = 0) -> Graph:
+    """Channel counts that fill no word or byte; ceil_mode; a padded 1x1 layer; average; Softmax."""
+    pool = {"kernel": (3, 3), "strides": (2, 2), "ceil_mode": True}
+    chain = Chain((3, 27, 25), seed).conv(13, (5, 5), strides=(2, 2)).add(Relu).add(MaxPool, **pool)
+    fire(chain, 5, 9, 7)
+    fire(chain, 6, 12, 11).add(MaxPool, **pool)
+    fire(chain, 7, 33, 31).conv(10, (1, 1), pads=(1, 1, 1, 1)).add(Relu)
+    return chain.add(GlobalAveragePool).add(Flatten).add(Softmax).graph()
+
+
+def random_branches(seed: int, *, joins: int = 4) -> tuple[Graph, list[int], list[int]]:
+    """Random maps of one size joined in any way: layers, pools, maps with other readers, joined
+    maps, the picture, the same twice. Random bases (0: float) and bits for each weight layer.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 5)), int(rng.integers(6, 12)), int(rng.integers(6, 12)))
+    chain, alike = Chain(shape, seed), ["x"]
+
+    def branch(tensor: str) -> str:
+        chain.at(tensor)
+        kind = rng.choice(
+            ["conv", "conv", "conv", "pool", "mean", "relu", "lrn", "softmax", "as is"]
+        )
+        match kind:
+            case "conv":
+                groups = int(rng.choice([g for g in (1, 1, 2, 3) if chain.shape[0] % g == 0]))
+                side, depth = int(rng.choice([1, 3])), groups * int(rng.integers(1, 12))
+                chain.conv(depth, (side, side), groups=groups, pads=(side // 2,) * 4)
+                if rng.random() < 0.7:
+                    chain.add(Relu)
+            case "pool":
+                chain.add(MaxPool, kernel=(3, 3), pads=(1, 1, 1, 1))
+            case "mean":
+                chain.add(AveragePool, kernel=(3, 1), pads=(1, 0, 1, 0))
+            case "relu":
+                chain.add(Relu)
+            case "lrn":
+                chain.add(Lrn, size=3, alpha=0.1)
+            case "softmax":
+                chain.add(Softmax)
+        return chain.tensor
+
+    for _ in range(joins):
+        start = alike[-1]
+        joined = [branch(start) for _ in range(int(rng.integers(2, 4)))]
+        if rng.random() < 0.4:
+            joined.append(str(rng.choice([*alike, *joined])))
+        chain.concat(*joined)
+        alike += [*joined, chain.tensor]
+        if rng.random() < 0.3:
+            alike.append(chain.add(Relu).tensor)
+        if rng.random() < 0.3 and min(chain.shape[1:]) > 3:
+            alike = [chain.add(MaxPool, kernel=(2, 2), strides=(2, 1), ceil_mode=True).tensor]
+    end = rng.random()
+    if end < 0.3:
+        flat, mean = chain.tensor, chain.add(GlobalAveragePool).add(Flatten).tensor
+        flat = chain.at(flat).add(Flatten).tensor
+        chain.concat(*(mean, flat, mean)[: int(rng.integers(2, 4))])
+    elif end < 0.8:
+        chain.add(Flatten)
+    if len(chain.shape) == 1:
+        chain.dense(int(rng.integers(1, 20)))
+    count = len(chain.graph().weight_layers)
+    bases = [int(b) for b in rng.integers(0, 8, count)]
     bits = [int(q) for q in rng.integers(1, 9, count)]
     return chain.graph(), bases, bits
 

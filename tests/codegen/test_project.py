@@ -16,7 +16,15 @@ import pytest
 
 from bdcc.host.build import build
 from bdcc.host.library import Library
-from codegen.nets import alexnet_like, every_float_step, quantized, random_chain, write_project
+from codegen.nets import (
+    alexnet_like,
+    every_float_step,
+    quantized,
+    random_branches,
+    random_chain,
+    squeezenet_like,
+    write_project,
+)
 
 Tool = Callable[[str], str]
 STRICT = "-Wall -Wextra -Wconversion -Wpedantic -Werror"
@@ -99,6 +107,32 @@ def test_every_step_kind(bases: int, tmp_path: Path) -> None:
 )
 def test_random_layers(seed: int, tmp_path: Path) -> None:
     graph, bases, bits = random_chain(seed)
+    mode = "dynamic" if seed % 4 == 3 else "clip"
+    write_project(quantized(graph, bases=bases, bits=bits, mode=mode), tmp_path / "net")
+    run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")
+    run(["./selftest"], tmp_path / "net")
+
+
+@pytest.mark.parametrize("mode", ["clip", "dynamic", "float"])
+def test_joined_maps(mode: str, tmp_path: Path) -> None:
+    bases, ranges = (0, "clip") if mode == "float" else (3, mode)
+    model = quantized(
+        squeezenet_like(), bases=bases, bits=[4, 3, 5, 5, 2, 8, 7, 6, 4, 3, 5], mode=ranges
+    )
+    write_project(model, tmp_path / "net")
+    command = ["make", "-s", "selftest", f"CPPFLAGS={STRICT}"]
+    run(
+        [*command, "CFLAGS=-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"],
+        tmp_path / "net",
+    )
+    run(["./selftest"], tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 106))]
+)
+def test_random_branches(seed: int, tmp_path: Path) -> None:
+    graph, bases, bits = random_branches(seed)
     mode = "dynamic" if seed % 4 == 3 else "clip"
     write_project(quantized(graph, bases=bases, bits=bits, mode=mode), tmp_path / "net")
     run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")

@@ -22,7 +22,7 @@
     TARGET void name(const int32_t *geometry, const number *x, number *y);  \
     TARGET void name(const int32_t *geometry, const number *x, number *y) { \
         GEOMETRY(bdcc_pool_t);                                              \
-        bdcc_##name(&g, x, y);                                              \
+        bdcc_##name(&g, x, y, g.channels);                                  \
     }
 POOL(max_pool_codes, uint8_t)
 POOL(max_pool_float, float)
@@ -31,7 +31,7 @@ POOL(average_pool, float)
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y);
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y) {
     GEOMETRY(bdcc_conv_t);
-    bdcc_conv_float(&g, x, w, bias, relu, y);
+    bdcc_conv_float(&g, x, w, bias, relu, y, g.out_c);
 }
 
 TARGET void dense(const float *x, const float *w, const float *bias, int32_t k, int32_t n, int relu, float *y);

@@ -25,7 +25,7 @@ from bdcc.codegen.plan import (
     DeploymentPlan,
     describe_steps,
 )
-from bdcc.codegen.steps import Step
+from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
@@ -141,6 +141,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     interface = json.dumps([input_shape, plan.outputs, plan.arena_bytes, BLOB_FORMAT])
     layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
     summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
+    steps = [_step(plan, step, offsets) for step in plan.steps]
     words = np.frombuffer(blob, "<u8") if small else np.zeros(0, "<u8")
     return {
         "name": plan.name,
@@ -163,7 +164,8 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "blob_bytes": len(blob),
         "blob_format": BLOB_FORMAT,
         "header_bytes": BLOB_HEADER_BYTES,
-        "steps": [_step(plan, step, offsets) for step in plan.steps],
+        "steps": steps,
+        "slice_bytes": max(step["runs"] * step["run_bytes"] for step in steps),
         "labels": [_c_string(label) for label in _labels(plan)],
         "info": _c_string(json.dumps({"name": plan.name, "layers": layers})),
         "layers": layers,
@@ -201,19 +203,31 @@ def _step(plan: DeploymentPlan, step: Step, offsets: dict[str, int]) -> dict[str
     arena, source, output = plan.offsets, step.input, step.output
     shape = output.shape if output else (plan.outputs, 1, 1)
     bits = output.bits if output else 0
+    pitch = output.pitch if output else plan.outputs
+    runs, run = output.runs if output else (1, plan.outputs)
+    value_bytes = output.value_bytes if output else 4
+
+    def offset(buffer: Buffer | None) -> int:
+        return arena[buffer.name] + buffer.start * buffer.value_bytes if buffer else 0
+
     return {
         "name": step.name,
         "kind": step.kind,
         "layer": step.layer,
         "tensor": step.tensor,
         "comment": _comment(step),
-        "in_offset": arena[source.name] if source else 0,
-        "out_offset": arena[output.name] if output else 0,
-        "offset": arena[output.name] if output else 0,
+        "in_offset": offset(source),
+        "out_offset": offset(output),
         "scratch_offset": arena.get(f"scratch:{step.name}", 0),
         "count": (source or output).count if (source or output) else 0,  # type: ignore[union-attr]
         "shape": shape,
         "bits": bits,
+        "pitch": pitch,
+        "runs": runs,
+        "run": run,
+        "run_bytes": run * value_bytes,
+        "pitch_bytes": pitch * value_bytes,
+        "row": pitch * shape[2],
         "in_shape": source.shape if source else shape,
         "v": step.values,
         "s": {section.rpartition(".")[2]: offsets[section] for section in step.sections},

@@ -85,7 +85,16 @@ def make_plan(
                 BLOB_FORMAT,
                 [(s.name, s.offset, s.array.shape, str(s.array.dtype)) for s in sections],
             ],
-            [(s.kind, s.name, sorted((k, str(v)) for k, v in s.values.items())) for s in steps],
+            [
+                (
+                    s.kind,
+                    s.name,
+                    str(s.input),
+                    str(s.output),
+                    sorted((k, str(v)) for k, v in s.values.items()),
+                )
+                for s in steps
+            ],
             sorted(offsets.items()),
         ]
     )
@@ -114,7 +123,7 @@ def _lifetimes(steps: Sequence[Step]) -> list[Lifetime]:
             if buffer is not None:
                 first.setdefault(buffer.name, index)
                 last[buffer.name] = index
-                sizes[buffer.name] = buffer.size
+                sizes[buffer.name] = buffer.block_bytes
         if step.scratch_bytes:
             scratch = f"scratch:{step.name}"
             first[scratch] = last[scratch] = index
@@ -141,6 +150,7 @@ def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
             "layer": step.layer,
             "tensor": step.tensor,
             "quant": step.quant,
+            "shape": step.output.shape if step.output else (plan.outputs, 1, 1),
             "op": _operator(plan, step),
         }
         for step in plan.steps

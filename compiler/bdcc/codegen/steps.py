@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: 0BSD
 """The steps of a network: which tensors live as codes and which as floats, and which nodes one step
-covers (a Relu joins its layer, a Flatten is free).
+covers (a Relu joins its layer, a Flatten is free, a Concat's inputs are written side by side).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -26,6 +26,7 @@ from bdcc.codegen.geometry import (
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
     AveragePool,
+    Concat,
     Conv,
     Dense,
     Flatten,
@@ -44,22 +45,35 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor in memory as [H][W][C]: float32 (bits 0) or uint8 codes of `bits` bits. shape: (C,
-    H, W).
+    """A tensor in memory as [H][W][C]: float32 (bits 0) or uint8 codes of `bits` bits.
+
+    name: of its block of the arena; shape: (C, H, W); pitch: values of the block per pixel, of
+    which the tensor has those from `start` on: all, unless it is a slice of what a Concat makes.
     """
 
     name: str
     shape: tuple[int, int, int]
     bits: int
+    pitch: int
+    start: int = 0
 
     @property
     def count(self) -> int:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.count * (1 if self.bits else 4)
+    def value_bytes(self) -> int:
+        return 1 if self.bits else 4
+
+    @property
+    def block_bytes(self) -> int:
+        return self.pitch * self.shape[1] * self.shape[2] * self.value_bytes
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """How many runs of neighbouring values it consists of, and the length of each."""
+        whole = self.pitch == self.shape[0]
+        return (1, self.count) if whole else (self.count // self.shape[0], self.shape[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +108,10 @@ def project_name(text: str) -> str:
     return f"{name}_model" if taken else name
 
 
+# Kinds of step that write their output in one piece. The others can leave room between pixels.
+WHOLE = ("relu", "lrn", "softmax")
+
+
 class StepBuilder:
     """Walks the graph once, in order. The only mutable thing here; it does not outlive
     make_plan.
@@ -108,7 +126,7 @@ class StepBuilder:
         self.floats: dict[str, Buffer] = {}  # tensor -> its float buffer
         self.codes: dict[str, Buffer] = {}  # tensor -> its codes
         self.absorbed: set[str] = set()  # tensors that never exist in memory
-        self.bounds = magnitude_bounds(model)
+        self.carried = carried_codes(model)
         self.names: set[str] = set()
         self.preprocess = preprocess
 
@@ -121,30 +139,7 @@ class StepBuilder:
         self._add_output()
         return tuple(self.steps)
 
-    # Which representation
-
-    def _carried(self, tensor: str) -> str | None:
-        """The quantized tensor whose codes may stand for `tensor` everywhere, or None if floats are
-        needed.
-
-        Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has
-        code z).
-        """
-        if tensor == self.graph.output:
-            return None
-        consumers = self.graph.consumers(tensor)
-        if tensor in self.static:
-            coded = all(node.name in self.model.decomposed.layers for node in consumers)
-            return tensor if coded else None
-        found = set()
-        for node in consumers:
-            if isinstance(node, Flatten) or (
-                isinstance(node, MaxPool) and np.isfinite(self.bounds[tensor])
-            ):
-                found.add(self._carried(node.output))
-            else:
-                return None
-        return found.pop() if len(found) == 1 else None
+    # Where tensors lie
 
     def _unique(self, wanted: str) -> str:
         name, count = c_identifier(wanted), 2
@@ -154,10 +149,29 @@ class StepBuilder:
         self.names.add(name)
         return name
 
-    def _buffer(self, tensor: str, quant: str | None) -> Buffer:
+    def _buffer(self, tensor: str, quant: str | None, *, sliced: bool = True) -> Buffer:
+        """Where floats or codes of `tensor` go: into the block of the Concat that alone reads them,
+        if they are `sliced`, or a block of their own.
+        """
+        shape, readers = self.graph.map_shape(tensor), self.graph.consumers(tensor)
+        if sliced and len(readers) == 1 and isinstance(join := readers[0], Concat):
+            once, alike = join.inputs.count(tensor) == 1, self.carried[join.output] == quant
+            if once and alike and lies_in_onnx_order(self.graph, tensor):
+                return self._slice(join, join.inputs.index(tensor), quant)
         bits = self.static[quant].bits if quant else 0
         suffix = f"#{bits}" if bits else ""
-        return Buffer(name=tensor + suffix, shape=self.graph.map_shape(tensor), bits=bits)
+        return Buffer(name=tensor + suffix, shape=shape, bits=bits, pitch=shape[0])
+
+    def _slice(self, join: Concat, index: int, quant: str | None) -> Buffer:
+        """Where the input of this index goes in the Concat's block."""
+        whole = self._buffer(join.output, quant)
+        channels = [self.graph.shapes[tensor][0] for tensor in join.inputs]
+        shape = (channels[index], *whole.shape[1:])
+        return replace(whole, shape=shape, start=whole.start + sum(channels[:index]))
+
+    def _codes(self, tensor: str, quant: str | None) -> Buffer | None:
+        """The tensor's codes if they were made with this range."""
+        return self.codes[tensor] if quant and self.carried[tensor] == quant else None
 
     def _leave(self, tensor: str, buffer: Buffer, quant: str | None) -> None:
         """Record where a tensor lies, and quantize it here if a later layer reads its codes."""
@@ -165,7 +179,7 @@ class StepBuilder:
             self.codes[tensor] = buffer
             return
         self.floats[tensor] = buffer
-        wanted = tensor if tensor in self.static else self._carried(tensor)
+        wanted = tensor if tensor in self.static else self.carried[tensor]
         if wanted:
             codes = self._buffer(tensor, wanted)
             self.steps.append(
@@ -182,13 +196,10 @@ class StepBuilder:
             )
             self.codes[tensor] = codes
 
-    def _float_input(self, tensor: str) -> Buffer:
-        return self.floats[tensor]
-
     def _step(
         self, kind: str, node: Node, *, tensor: str, quant: str | None, source: Buffer, **rest: Any
     ) -> None:
-        output = self._buffer(tensor, quant)
+        output = self._buffer(tensor, quant, sliced=kind not in WHOLE)
         self.steps.append(
             Step(
                 kind=kind,
@@ -207,7 +218,7 @@ class StepBuilder:
 
     def _add_input(self) -> None:
         tensor = self.graph.input
-        buffer = self._buffer(tensor, None)
+        buffer = self._buffer(tensor, None, sliced=False)
         sections: tuple[str, ...] = ()
         if self.preprocess is not None:
             self.arrays["pixel_table"] = np.ascontiguousarray(
@@ -237,7 +248,7 @@ class StepBuilder:
                 layer=tensor,
                 tensor=tensor,
                 quant=None,
-                input=self._float_input(tensor),
+                input=self.floats[tensor],
                 output=None,
             )
         )
@@ -251,18 +262,10 @@ class StepBuilder:
                 else:
                     self._add_binary_layer(node, decomposition)
             case Flatten():
-                for places in (self.floats, self.codes):
-                    if node.input in places:
-                        places[node.output] = places[node.input]
-                if node.output not in self.codes and node.output in self.static:
-                    self._leave(node.output, self.floats[node.input], None)
+                self._pass_on(node)
             case MaxPool():
-                quant = self._carried(node.output)
-                source = (
-                    self.codes.get(node.input)
-                    if quant and self._carried(node.input) == quant
-                    else None
-                )
+                quant = self.carried[node.output]
+                source = self._codes(node.input, quant)
                 if source is not None:
                     self._step(
                         "max_pool_codes",
@@ -278,7 +281,7 @@ class StepBuilder:
                         node,
                         tensor=node.output,
                         quant=None,
-                        source=self._float_input(node.input),
+                        source=self.floats[node.input],
                         values=self._pool(node),
                     )
             case AveragePool():
@@ -287,7 +290,7 @@ class StepBuilder:
                     node,
                     tensor=node.output,
                     quant=None,
-                    source=self._float_input(node.input),
+                    source=self.floats[node.input],
                     values=self._pool(node),
                 )
             case GlobalAveragePool():
@@ -296,23 +299,28 @@ class StepBuilder:
                     node,
                     tensor=node.output,
                     quant=None,
-                    source=self._float_input(node.input),
+                    source=self.floats[node.input],
                 )
             case Relu():
-                self._step(
-                    "relu",
-                    node,
-                    tensor=node.output,
-                    quant=None,
-                    source=self._float_input(node.input),
-                )
+                if self._codes(node.input, self.carried[node.output]):
+                    self._pass_on(node)
+                else:
+                    self._step(
+                        "relu",
+                        node,
+                        tensor=node.output,
+                        quant=None,
+                        source=self.floats[node.input],
+                    )
+            case Concat():
+                self._join(node)
             case Lrn():
                 self._step(
                     "lrn",
                     node,
                     tensor=node.output,
                     quant=None,
-                    source=self._in_onnx_order(node),
+                    source=self._in_onnx_order(node, node.input),
                     values={
                         "size": node.size,
                         "alpha_over_size": c_float(np.float32(node.alpha / node.size)),
@@ -326,24 +334,58 @@ class StepBuilder:
                     node,
                     tensor=node.output,
                     quant=None,
-                    source=self._in_onnx_order(node),
+                    source=self._in_onnx_order(node, node.input),
                 )
             case _:
                 assert_never(node)
 
-    def _in_onnx_order(self, node: Lrn | Softmax) -> Buffer:
-        """These work along a vector's elements, whose order matters: undo a free Flatten."""
-        source = self._float_input(node.input)
-        channels, height, width = source.shape
-        if len(self.graph.shapes[node.input]) == 3 or height * width == 1:
+    def _pass_on(self, node: Flatten | Relu) -> None:
+        """What the node makes lies where its input does."""
+        quant = self.carried[node.output]
+        codes = self._codes(node.input, quant)
+        if codes is not None:
+            self._leave(node.output, codes, quant)
+        else:
+            self._leave(node.output, self.floats[node.input], None)
+
+    def _join(self, node: Concat) -> None:
+        """Copy or quantize those inputs that their layers could not leave in the Concat's block."""
+        quant = self.carried[node.output]
+        for index, tensor in enumerate(node.inputs):
+            output = self._slice(node, index, quant)
+            codes = self._codes(tensor, quant)
+            source = codes or self._in_onnx_order(node, tensor)
+            if source == output:
+                continue
+            made = quant is not None and codes is None
+            self.steps.append(
+                Step(
+                    kind="quantize" if made else "concat",
+                    name=self._unique(f"{node.name}_{index}"),
+                    layer=node.name,
+                    tensor=tensor,
+                    quant=quant,
+                    input=source,
+                    output=output,
+                    values={"quant": _quant_values(self.static[quant])} if quant and made else {},
+                )
+            )
+        self._leave(node.output, self._buffer(node.output, quant), quant)
+
+    def _in_onnx_order(self, node: Node, tensor: str) -> Buffer:
+        """Some work along a vector's elements, whose order matters: undo a free Flatten."""
+        source = self.floats[tensor]
+        if lies_in_onnx_order(self.graph, tensor):
             return source
-        buffer = Buffer(name=f"{node.input}#onnx", shape=(channels * height * width, 1, 1), bits=0)
+        buffer = Buffer(
+            name=f"{tensor}#onnx", shape=(source.count, 1, 1), bits=0, pitch=source.count
+        )
         self.steps.append(
             Step(
                 kind="reorder",
                 name=self._unique(f"{node.name}_order"),
                 layer=node.name,
-                tensor=node.input,
+                tensor=tensor,
                 quant=None,
                 input=source,
                 output=buffer,
@@ -402,7 +444,7 @@ class StepBuilder:
             node,
             tensor=tensor,
             quant=None,
-            source=self._float_input(node.input),
+            source=self.floats[node.input],
             values=values,
             sections=(weight, bias),
         )
@@ -410,7 +452,7 @@ class StepBuilder:
     def _add_binary_layer(self, node: WeightLayer, decomposition: Decomposition) -> None:
         quant = self.model.tensors[node.input]
         relu, tensor = self._fused_relu(node)
-        carried = self._carried(tensor)
+        carried = self.carried[tensor]
         channels, in_h, in_w = self.graph.map_shape(node.input)
         out_c, out_h, out_w = self.graph.map_shape(node.output)
         groups = node.groups if isinstance(node, Conv) else 1
@@ -452,7 +494,6 @@ class StepBuilder:
             "out_channels": out_c,
             "group_channels": out_c // groups,
             "sums_stride": blocks * 8,
-            "out_row": pixels * out_c,
             "groups": groups,
             "count": channels * in_h * in_w,
             "areas": {name: start for name, (start, _) in areas.items()},
@@ -464,11 +505,51 @@ class StepBuilder:
             node,
             tensor=tensor,
             quant=carried,
-            source=self._float_input(node.input) if quant.dynamic else self.codes[node.input],
+            source=self.floats[node.input] if quant.dynamic else self.codes[node.input],
             scratch_bytes=max(start + size for start, size in areas.values()),
             values=values,
             sections=tuple(f"{node.name}.{part}" for part in sections),
         )
+
+
+def lies_in_onnx_order(graph: Graph, tensor: str) -> bool:
+    """Whether it is a map, or a vector that is not a flattened map of several pixels."""
+    return len(graph.shapes[tensor]) == 3 or graph.map_shape(tensor)[1:] == (1, 1)
+
+
+def carried_codes(model: QuantizedModel) -> dict[str, str | None]:
+    """Of each tensor: the quantized tensor whose codes may stand for it everywhere, or None if
+    floats are needed.
+
+    Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has
+    code z). A quantizer with z = 0 does what a Relu in front of it would.
+    """
+    graph, bounds = model.graph, magnitude_bounds(model)
+    carried: dict[str, str | None] = {}
+
+    def through(node: Node, tensor: str) -> str | None:
+        match node:
+            case MaxPool() if np.isfinite(bounds[tensor]):
+                return carried[node.output]
+            case Relu():
+                quant = carried[node.output]
+                return quant if quant and not model.tensors[quant].zero_point else None
+            case Flatten():
+                return carried[node.output]
+            case Concat() if lies_in_onnx_order(graph, tensor):
+                return carried[node.output]
+            case _:
+                return None
+
+    for tensor in reversed((graph.input, *(node.output for node in graph.nodes))):
+        quant, readers = model.tensors.get(tensor), graph.consumers(tensor)
+        if quant and not quant.dynamic:
+            coded = all(node.name in model.decomposed.layers for node in readers)
+            carried[tensor] = tensor if coded else None
+        else:
+            found = {through(node, tensor) for node in readers}
+            carried[tensor] = found.pop() if len(found) == 1 else None
+    return carried
 
 
 def _quant_values(quant: TensorQuant) -> dict[str, Any]:

@@ -32,7 +32,7 @@ GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes la
 DECLARATIONS = """
 typedef struct {{
     const char *layer, *tensor;
-    int32_t bits, height, width, channels;
+    int32_t bits, height, width, channels, pitch;
     size_t offset;
 }} {m}_step_t;
 int {m}_init(void *, const void *, size_t);
@@ -246,9 +246,10 @@ class Library:
             array: npt.NDArray[Any] = output.reshape(shape[2], *shape[:2])
         else:
             dtype = np.dtype(np.uint8 if step.bits else np.float32)
-            size = int(np.prod(shape)) * dtype.itemsize
-            values = arena[step.offset : step.offset + size].view(dtype)
-            array = values.reshape(shape).transpose(2, 0, 1)
+            pixel = step.pitch * dtype.itemsize
+            strides = (step.width * pixel, pixel, dtype.itemsize)
+            values: npt.NDArray[Any] = np.ndarray(shape, dtype, arena.data, step.offset, strides)
+            array = values.transpose(2, 0, 1)
         return StepOutput(layer=layer, tensor=tensor, bits=step.bits, array=array.copy())
 
     def new_arena(self) -> U8:
