@@ -122,17 +122,24 @@ def random_layer(rng: np.random.Generator, shape: Sequence[int], bases: int) -> 
 
 @dataclass(frozen=True)
 class Noise:
-    """Picklable pictures: float32 [C, H, W] each, made from its own index."""
+    """Picklable pictures: float32 [C, H, W] each, made from its index or its own of `seeds`."""
 
     count: int
     shape: tuple[int, int, int] = (3, 13, 13)
+    seeds: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def batch(self, indices: Sequence[int]) -> F32:
         pictures = [
-            np.random.default_rng(int(index)).normal(size=self.shape).astype(np.float32)
-            for index in indices
+            np.random.default_rng(seed).normal(size=self.shape).astype(np.float32)
+            for seed in self._seeds(indices)
         ]
         return np.stack(pictures)
+
+    def portable(self, indices: Sequence[int]) -> Noise:
+        return Noise(len(indices), self.shape, tuple(self._seeds(indices)))
+
+    def _seeds(self, indices: Sequence[int]) -> list[int]:
+        return [int(i) if self.seeds is None else self.seeds[i] for i in indices]

@@ -190,3 +190,19 @@ def test_joined_pictures_are_one_after_another(tmp_path: Path) -> None:
     for chosen in ([0], [2, 3], list(range(8)), [1, 6, 7], np.arange(3, 7)):
         assert np.array_equal(joined.batch(chosen), whole[chosen])
     assert joined.key != JoinedPictures(parts=tuple(parts[:-1])).key
+
+
+def test_portable_pictures_need_no_file(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data")
+    stored = load(tmp_path / "data", store=tmp_path / "store").subset([6, 1, 5, 2])
+    parts = (stored, generate_pictures(3, shape=SHAPE, preprocess=PRE, seed=1))
+    joined = JoinedPictures(parts=parts)
+    rows = [1, 3, 5]
+    expected = joined.batch(rows)
+    content = pickle.dumps(joined.portable(rows))
+    for file in (tmp_path / "store").iterdir():
+        file.unlink()
+    portable = pickle.loads(content)
+    assert len(portable) == 3
+    assert np.array_equal(portable.batch(range(3)), expected)
+    assert portable.parts[0].images.dtype == np.uint8  # a quarter of what the model takes

@@ -138,7 +138,7 @@ def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> No
         ("--decompose aware", "--decompose"),
         ("--kernel lut", "--kernel"),
         ("--kernel bytedot", "--kernel"),
-        ("--workers dask:tcp://scheduler:8786", "--workers"),
+        ("--workers dask:nowhere", "--workers: no Dask scheduler answers at 'nowhere'"),
         ("--workers two", "--workers: 'two' is not"),
         ("--target moon", "--target"),
         ("--preset imagenet", "--preset"),

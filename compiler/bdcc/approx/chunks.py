@@ -23,29 +23,31 @@ import numpy as np
 
 from bdcc.approx.evaluate import Network, PictureSource, Progress, prepare
 from bdcc.approx.model import DecomposedModel
-from bdcc.approx.workers import Array, Indices, Processes, Work
+from bdcc.approx.workers import Array, Cluster, Indices, Processes, Work
 from bdcc.errors import BdccError
 
 CHUNK = 64  # pictures: a minute or so of AlexNet's tables, which is what a kill can cost
 AHEAD = 2  # chunks per slot that are under way: as many wait as are computed
+PATIENCE_S = 30  # without a finished chunk; then somebody asks whether anybody is there
 
 
 class ChunkRunner:
     """Workers that evaluate any number of models, one after another, on the same pictures.
 
     A context manager. workers: processes on this host, which live as long as the runner; 0 computes
-    in this process, which suits small models. Scripts that use processes need the usual
-    `if __name__ == "__main__":`, because these are spawned.
+    in this process, which suits small models; "dask:ADDRESS" has it done by a Dask cluster (see
+    docs/workers.md) and raises OptionError if there is none. Scripts that use processes need the
+    usual `if __name__ == "__main__":`, because these are spawned.
     """
 
     def __init__(self, pictures: PictureSource, *, workers: int | str) -> None:
         self.pictures = pictures
         self.computed = 0  # chunks computed, not found in a store
-        self._crew: Processes | None = None
+        self._crew: Processes | Cluster | None = None
         self._network: tuple[DecomposedModel, Network] | None = None
         if isinstance(workers, str):
-            raise NotImplementedError
-        if workers > 0:
+            self._crew = Cluster(pictures, workers.removeprefix("dask:"))
+        elif workers > 0:
             self._crew = Processes(pictures, workers)
 
     def __enter__(self) -> Self:
@@ -124,7 +126,7 @@ class ChunkRunner:
                     may_break = True
                     yield index, result
             except BrokenProcessPool as error:
-                self._crew.stop(now=False)
+                self._crew.close(now=False)
                 if not may_break:
                     raise BdccError(
                         "a worker process died, and died again when its pictures were repeated",
@@ -134,7 +136,7 @@ class ChunkRunner:
 
 
 def _share_out(
-    crew: Processes, model: DecomposedModel, work: Work, chunks: Mapping[int, Indices]
+    crew: Processes | Cluster, model: DecomposedModel, work: Work, chunks: Mapping[int, Indices]
 ) -> Iterator[tuple[int, Array]]:
     """The results of the chunks as they come, a few being under way at any time."""
     waiting = deque(chunks.items())
@@ -143,8 +145,11 @@ def _share_out(
         while waiting and len(running) < AHEAD * crew.slots:
             index, rows = waiting.popleft()
             running[crew.submit(work, model, rows)] = index
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            yield running.pop(future), future.result()
+        done = wait(running, timeout=PATIENCE_S, return_when=FIRST_COMPLETED).done
+        if not done:
+            crew.check()
+        for future in done:
+            yield running.pop(future), crew.result(future)
 
 
 def chunk_bounds(count: int) -> list[tuple[int, int]]:

@@ -54,6 +54,9 @@ class PictureSource(Protocol):
     def batch(self, indices: Sequence[int] | I64) -> F32:
         """float32 [n, C, H, W]."""
 
+    def portable(self, indices: Sequence[int] | I64) -> PictureSource:
+        """Those at `indices` (ascending), for a host that has none of this one's files."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Network:

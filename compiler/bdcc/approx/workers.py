@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: 0BSD
-"""Who computes the chunks of `chunks.py`: processes on this host.
+"""Who computes the chunks of `chunks.py`: processes on this host, or a Dask cluster.
 
 A model travels once to each worker, which keeps the last one that it was given, prepared.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,14 +26,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import bdcc
 from bdcc.approx.evaluate import Network, PictureSource, prepare
 from bdcc.approx.model import DecomposedModel
+from bdcc.errors import BdccError, OptionError
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 Work = Callable[[Network, npt.NDArray[np.float32], Indices], Array]
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+CONNECT_S = 10  # how long a scheduler may take to answer
 
 
 class Processes:
@@ -62,25 +69,28 @@ class Processes:
         self._started |= set(multiprocessing.active_children()) - others
         return future
 
-    def stop(self, *, now: bool) -> None:
-        """End the processes; the next chunk starts others. `now`: without the chunks at hand."""
+    def result(self, future: Future[Array]) -> Array:
+        return future.result()
+
+    def check(self) -> None:
+        """A process that died has made itself known by its future."""
+
+    def close(self, *, now: bool) -> None:
+        """End the processes, `now`: with the chunks at hand. Another chunk starts others."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in self._started if now else ():
                 process.terminate()
             self._pool, self._started = None, set()
-
-    def close(self, *, now: bool) -> None:
-        self.stop(now=now)
         self._forget()
 
     def _keep(self, model: DecomposedModel) -> tuple[str, Path]:
         """The model's key, and the file that workers who do not hold it find it in."""
         if self._kept is None or self._kept[0] is not model:
             self._forget()
-            content = pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)
+            key, content = _pickled(model)
             with tempfile.NamedTemporaryFile(prefix="bdcc-model-", delete=False) as file:
-                self._kept = model, hashlib.sha256(content).hexdigest(), Path(file.name)
+                self._kept = model, key, Path(file.name)
                 file.write(content)
         return self._kept[1:]
 
@@ -88,6 +98,148 @@ class Processes:
         if self._kept is not None:
             self._kept[2].unlink(missing_ok=True)
             self._kept = None
+
+
+class Cluster:
+    """The workers of a Dask cluster, on any hosts: they need the same bdcc, and no files of ours.
+
+    A chunk takes its pictures along. The model is the result of a task, which Dask copies from
+    worker to worker, and makes again from what the scheduler holds if all who had it are gone.
+    Raises OptionError if there is no such cluster.
+    """
+
+    def __init__(self, pictures: PictureSource, address: str) -> None:
+        try:
+            import dask
+            import distributed
+        except ImportError as error:
+            raise OptionError(
+                f"dask:{address} needs the package {error.name}, which is not installed",
+                layer="--workers",
+                hint="pip install 'bdcc[dask]'",
+            ) from None
+        self._pictures, self._address = pictures, address
+        self._kept: tuple[DecomposedModel, str, Any] | None = None  # its key, its Dask future
+        self._large = functools.partial(
+            dask.config.set, {"distributed.admin.large-graph-warning-threshold": "1TB"}
+        )
+        for name in ("distributed", "distributed.client"):  # what matters, errors tell
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            self._client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError):
+            raise OptionError(
+                f"no Dask scheduler answers at '{address}'",
+                layer="--workers",
+                hint="Start one with `dask scheduler` and give the address that it prints, "
+                "like dask:tcp://10.0.0.1:8786",
+            ) from None
+        self._executor: Executor = self._client.get_executor(pure=False)
+        try:
+            self.check()
+            self._ask_for_packages()
+        except BaseException:
+            self.close(now=True)
+            raise
+
+    @property
+    def slots(self) -> int:
+        return max(1, self._threads())
+
+    def submit(self, work: Work, model: DecomposedModel, rows: Indices) -> Future[Array]:
+        pictures = self._pictures.portable(rows)
+        with self._unless_lost(), self._large():
+            if self._kept is None or self._kept[0] is not model:
+                key, _ = _pickled(model)
+                self._kept = model, key, self._client.submit(_same, model, key=f"bdcc-model-{key}")
+            return self._executor.submit(
+                _work_on_cluster, sources_digest(), work, *self._kept[1:], pictures, rows
+            )
+
+    def result(self, future: Future[Array]) -> Array:
+        from distributed import KilledWorker
+
+        try:
+            with self._unless_lost():
+                return future.result()
+        except KilledWorker as error:
+            raise BdccError(
+                f"{error.allowed_failures + 1} workers died, one after another, over the same "
+                "pictures",
+                layer=f"dask:{self._address}",
+                hint="If memory ran out, start fewer workers on each machine",
+            ) from error
+
+    def check(self) -> None:
+        """Raises OptionError if nobody is there to work."""
+        if not self._threads():
+            raise OptionError(
+                f"the Dask cluster at '{self._address}' has no workers",
+                layer="--workers",
+                hint=f"Start some: dask worker {self._address} --nworkers auto",
+            )
+
+    def close(self, *, now: bool) -> None:
+        """Forget what is under way, which Dask then does not begin; a chunk at hand runs out."""
+        self._kept = None
+        self._client.close()
+
+    def _threads(self) -> int:
+        with self._unless_lost():
+            threads: dict[str, int] = self._client.nthreads()
+        return sum(threads.values())
+
+    def _ask_for_packages(self) -> None:
+        """Without bdcc a worker would die of its first task, and say so nowhere but in its log."""
+
+        def missing() -> str | None:  # travels as code: nothing of bdcc may be needed
+            try:
+                import threadpoolctl  # noqa: F401
+
+                import bdcc.approx.workers  # noqa: F401
+            except ImportError as error:
+                return str(error.name).partition(".")[0]
+            return None
+
+        answers = {"the scheduler": self._client.run_on_scheduler(missing)}
+        answers |= self._client.run(missing)
+        for who, package in answers.items():
+            if package is not None:
+                raise OptionError(
+                    f"{who} cannot import {package}",
+                    layer="--workers",
+                    hint="Install bdcc[dask] on every machine of the cluster",
+                )
+
+    @contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._client.status == "running" and not isinstance(error, CancelledError):
+                raise
+            raise BdccError(
+                "the scheduler is gone",
+                layer=f"dask:{self._address}",
+                hint="Finished chunks are kept: start it, its workers and bdcc again",
+            ) from error
+
+
+def _pickled(model: DecomposedModel) -> tuple[str, bytes]:
+    """A key of the content, and the content."""
+    content = pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)
+    return hashlib.sha256(content).hexdigest(), content
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Of the Python files that results depend on, in hex."""
+    state = hashlib.sha256()
+    root = Path(bdcc.__file__).parent
+    for room in ("ir", "approx", "data"):
+        for file in sorted((root / room).rglob("*.py")):
+            state.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()
 
 
 @contextmanager
@@ -109,6 +261,7 @@ def _one_blas_thread() -> Iterator[None]:
 # All that a worker holds: the pictures of the runner that it was started for, and the last model.
 _pictures: PictureSource | None = None
 _network: tuple[str, Network] | None = None
+_preparing = threading.Lock()  # a Dask worker may compute on several threads
 
 
 def _start(pictures: PictureSource) -> None:
@@ -119,10 +272,11 @@ def _start(pictures: PictureSource) -> None:
 
 def _prepared(key: str, load: Callable[[], DecomposedModel]) -> Network:
     global _network
-    if _network is None or _network[0] != key:
-        _network = None  # one model's memory, not two
-        _network = key, prepare(load())
-    return _network[1]
+    with _preparing:
+        if _network is None or _network[0] != key:
+            _network = None  # one model's memory, not two
+            _network = key, prepare(load())
+        return _network[1]
 
 
 def _work_in_process(work: Work, key: str, file: Path, rows: Indices) -> Array:
@@ -133,3 +287,29 @@ def _work_in_process(work: Work, key: str, file: Path, rows: Indices) -> Array:
 
     assert _pictures is not None, "the initializer ran"
     return work(_prepared(key, load), _pictures.batch(rows), rows)
+
+
+def _same(model: DecomposedModel) -> DecomposedModel:
+    return model
+
+
+def _work_on_cluster(
+    sources: str,
+    work: Work,
+    key: str,
+    model: DecomposedModel,
+    pictures: PictureSource,
+    rows: Indices,
+) -> Array:
+    """pictures: those at `rows` alone."""
+    import threadpoolctl
+
+    if sources != sources_digest():
+        raise OptionError(
+            f"a worker on {socket.gethostname()} runs another version of bdcc",
+            layer="--workers",
+            hint="Install the same one there and start its workers again",
+        )
+    # For good: putting it back would change the threads of another chunk in this process.
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    return work(_prepared(key, lambda: model), pictures.batch(range(len(rows))), rows)

@@ -87,6 +87,12 @@ class Pictures:
             labels=None if self.labels is None else self.labels[chosen],
         )
 
+    def portable(self, indices: Sequence[int] | I64) -> Pictures:
+        """The subset with its pixels in memory: it pickles for a host that has not got the file."""
+        chosen = self.subset(indices)
+        pixels: Any = np.asarray(self._array()[chosen.rows])
+        return replace(chosen, data=pixels, rows=np.arange(len(pixels), dtype=np.int64))
+
     @property
     def key(self) -> str:
         """Hex digest of all that an accuracy depends on: pixels, preprocessing, which rows, their
@@ -115,9 +121,19 @@ class JoinedPictures:
 
     def batch(self, indices: Sequence[int] | I64) -> F32:
         """float32 [n, C, H, W]; indices ascending."""
-        chosen, starts = np.asarray(indices, np.int64), self.starts
-        inside = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(starts)]
+        inside = self._inside(indices)
         return np.concatenate([p.batch(i) for p, i in zip(self.parts, inside, strict=True)])
+
+    def portable(self, indices: Sequence[int] | I64) -> JoinedPictures:
+        """See Pictures.portable; indices ascending."""
+        inside = self._inside(indices)
+        parts = tuple(p.portable(i) for p, i in zip(self.parts, inside, strict=True))
+        return JoinedPictures(parts=parts)
+
+    def _inside(self, indices: Sequence[int] | I64) -> list[I64]:
+        """For each part, those of the indices that lie in it, counted from its start."""
+        chosen = np.asarray(indices, np.int64)
+        return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(self.starts)]
 
     @property
     def key(self) -> str:

@@ -22,20 +22,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-import bdcc
+from bdcc.approx.workers import sources_digest
 from bdcc.errors import OutputError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-def sources_digest() -> str:
-    """Of the Python files that results depend on: a changed bdcc meets no entries of an old one."""
-    state = hashlib.sha256()
-    root = Path(bdcc.__file__).parent
-    for room in ("ir", "approx", "data"):
-        for file in sorted((root / room).rglob("*.py")):
-            state.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return state.hexdigest()
 
 
 @dataclass(slots=True)

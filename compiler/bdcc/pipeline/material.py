@@ -122,8 +122,12 @@ def gather(
     )
 
 
-def worker_processes(graph: Graph, pictures: int, options: CompileOptions) -> int:
-    """How many processes work on that many inferences: 0, in this one, where that is quicker."""
+def evaluation_workers(graph: Graph, pictures: int, options: CompileOptions) -> int | str:
+    """Who works on that many inferences, for ChunkRunner: a cluster if one is named; 0, this
+    process, where that is quicker than starting others.
+    """
+    if isinstance(options.workers, str):
+        return options.workers
     work = pictures * sum(macs(node, graph.shapes) for node in graph.nodes)
     return 0 if work < IN_PROCESS_MACS else options.worker_count
 
@@ -145,7 +149,7 @@ def judge(
         parts=(material.search, material.holdout, *(pictures for _, pictures in variants))
     )
     store = cache.path("float", graph.sha256, source.key)
-    workers = worker_processes(graph, len(source), options)
+    workers = evaluation_workers(graph, len(source), options)
     model = DecomposedModel(graph=graph, layers={})
     with ChunkRunner(source, workers=workers) as runner:
         logits = measure_logits(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "kernel": ("auto", "popcount", "lut", "bytedot"),
     "metric": ("top1", "top5"),
 }
+DASK = re.compile("dask:.+")
 NOT_GIVEN = ("metric", "objective")  # those of the choices that may be left to bdcc
 Auto = Literal["auto"]
 
@@ -42,7 +44,8 @@ class CompileOptions:
     model, None means 1 and that missing it is not an error when bits are given; bases, q: one value
     for all conv layers, one per conv layer, one per decomposed layer, or "auto"; limit: search
     pictures, 0 for all; flash_bytes, ram_bytes: the most that weights and arena may take; workers:
-    processes and threads; cache: folder, "off", or None for the user's own.
+    processes and threads of this host, or "dask:ADDRESS" of the cluster that evaluates models
+    instead (docs/workers.md); cache: folder, "off", or None for the user's own.
     Raises OptionError for a value that no model allows.
     """
 
@@ -115,6 +118,12 @@ class CompileOptions:
                 raise OptionError(f"{number} is below {least}", layer=f"--{name}")
         if isinstance(self.workers, int) and self.workers < 1:
             raise OptionError(f"{self.workers} is below 1", layer="--workers")
+        if isinstance(self.workers, str) and not DASK.fullmatch(self.workers):
+            raise OptionError(
+                f"'{self.workers}' is neither a number nor dask:ADDRESS",
+                layer="--workers",
+                hint="ADDRESS is what `dask scheduler` prints, like tcp://10.0.0.1:8786",
+            )
         if self.float_only and self.keep_float:
             raise OptionError("already keeps every layer float; drop --keep-float", layer="--float")
         if self.float_only and (self.bases, self.q) != ("auto", "auto"):
@@ -139,12 +148,6 @@ class CompileOptions:
                 layer="--kernel",
                 hint="Use auto or popcount",
             )
-        if isinstance(self.workers, str):
-            raise OptionError(
-                f"'{self.workers}': remote workers are not in this version",
-                layer="--workers",
-                hint="Give a number of processes",
-            )
         if self.cost_table != "default":
             raise OptionError(
                 "measured cost tables are not in this version",
@@ -154,6 +157,7 @@ class CompileOptions:
 
     @property
     def worker_count(self) -> int:
+        """Processes and threads of this host."""
         return self.workers if isinstance(self.workers, int) else available_cpus()
 
     def preprocess(self, graph: Graph) -> Preprocess:

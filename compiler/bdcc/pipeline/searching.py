@@ -27,7 +27,7 @@ from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tabl
 from bdcc.data.pictures import Progress
 from bdcc.pipeline.cache import Cache
 from bdcc.pipeline.decomposing import model_key
-from bdcc.pipeline.material import Judged, worker_processes
+from bdcc.pipeline.material import Judged, evaluation_workers
 from bdcc.pipeline.options import CompileOptions, Layers
 from bdcc.report.report import percent
 
@@ -70,7 +70,7 @@ class Evaluator:
     ) -> None:
         self.model, self.judged, self.top = model, judged, top
         self._stats, self._options, self._cache, self._progress = stats, options, cache, progress
-        workers = worker_processes(model.graph, len(judged.pictures), options)
+        workers = evaluation_workers(model.graph, len(judged.pictures), options)
         self._runner = ChunkRunner(judged.pictures, workers=workers)
         ranges = hashlib.sha256()
         for tensor in sorted(stats):
