@@ -250,7 +250,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
     ("--resize", TEXT, "stretch|crop:SIZE", "How pictures get its size  [default: stretch]"),
     ("--limit", INTEGER, "N", "Search pictures, evenly over classes; 0: all  [default: 5000]"),
     ("--seed", INTEGER, "N", "Of every random draw  [default: 0]"),
-    ("--workers", WORKERS, "N|dask:ADDRESS", "Processes and threads  [default: one per CPU]"),
+    (
+        "--workers",
+        WORKERS,
+        "N|dask:ADDRESS",
+        "Processes and threads; a cluster only evaluates  [default: one per CPU]",
+    ),
     ("--cache", CACHE, "DIR|off", "[default: $BDCC_CACHE or the user's cache folder]"),
     ("--cost-table", TEXT, "FILE|default", "What kernels cost  [default: default]"),
     ("--resume", None, None, "Go on after an interruption, and say what was found finished."),

@@ -71,7 +71,8 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a scheduler on this host."""
     file = tmp_path_factory.mktemp("dask") / "scheduler.json"
     given = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
-    with start("dask_scheduler", *given) as process:
+    # If these tests are killed, it ends by itself, and its workers with it.
+    with start("dask_scheduler", *given, "--idle-timeout", "300s") as process:
         try:
             deadline = time.monotonic() + STARTS_S
             while not file.exists() or not file.read_text():
@@ -145,6 +146,19 @@ def test_a_killed_worker_loses_nothing(cluster: str, tmp_path: Path) -> None:
     with ChunkRunner(Noise(300), workers=0) as runner:
         whole = runner.run(FLOAT, work, stage="whole")
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate(whole))
+
+
+def test_workers_of_another_version_are_refused(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "sources_digest", lambda: "another")
+    with (
+        pytest.raises(
+            OptionError, match=r"^--workers: a worker on \S+ runs another version of bdcc"
+        ),
+        ChunkRunner(Noise(2), workers=cluster) as runner,
+    ):
+        runner.run(FLOAT, blas_threads, stage="threads")
 
 
 def test_where_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
