@@ -176,7 +176,7 @@ class Cluster:
             raise OptionError(
                 f"the Dask cluster at '{self._address}' has no workers",
                 layer="--workers",
-                hint=f"Start some: dask worker {self._address} --nworkers auto",
+                hint=f"Start some: dask worker {self._address} --nworkers=-1 --nthreads 1",
             )
 
     def close(self, *, now: bool) -> None:
