@@ -175,23 +175,29 @@ def squeezenet_like(*, seed: int = 0) -> Graph:
 def random_branches(seed: int, *, joins: int = 4) -> tuple[Graph, list[int], list[int]]:
     """Random maps of one size joined in any way: layers, pools, maps with other readers, joined
     maps, the picture, the same twice. Random bases (0: float) and bits for each weight layer.
+
+    Even seeds: all layers are decomposed, and nothing but a Relu or a pool is between them.
     """
-    rng = np.random.default_rng(seed)
+    rng, coded = np.random.default_rng(seed), seed % 2 == 0
     shape = (int(rng.integers(1, 5)), int(rng.integers(6, 12)), int(rng.integers(6, 12)))
     chain, alike = Chain(shape, seed), ["x"]
+    kinds = ["conv", "conv", "conv pool", "pair"]
+    if not coded:
+        kinds += ["conv", "pool", "mean", "relu", "lrn", "softmax", "as is"]
 
-    def branch(tensor: str) -> str:
+    def branch(tensor: str, kind: str) -> str:
         chain.at(tensor)
-        kind = rng.choice(
-            ["conv", "conv", "conv", "pool", "mean", "relu", "lrn", "softmax", "as is"]
-        )
         match kind:
-            case "conv":
+            case "conv" | "conv pool":
                 groups = int(rng.choice([g for g in (1, 1, 2, 3) if chain.shape[0] % g == 0]))
                 side, depth = int(rng.choice([1, 3])), groups * int(rng.integers(1, 12))
                 chain.conv(depth, (side, side), groups=groups, pads=(side // 2,) * 4)
                 if rng.random() < 0.7:
                     chain.add(Relu)
+                if kind == "conv pool":
+                    chain.add(MaxPool, kernel=(3, 3), pads=(1, 1, 1, 1))
+            case "pair":
+                chain.concat(branch(tensor, "conv"), branch(tensor, "conv pool"))
             case "pool":
                 chain.add(MaxPool, kernel=(3, 3), pads=(1, 1, 1, 1))
             case "mean":
@@ -206,8 +212,8 @@ def random_branches(seed: int, *, joins: int = 4) -> tuple[Graph, list[int], lis
 
     for _ in range(joins):
         start = alike[-1]
-        joined = [branch(start) for _ in range(int(rng.integers(2, 4)))]
-        if rng.random() < 0.4:
+        joined = [branch(start, str(rng.choice(kinds))) for _ in range(int(rng.integers(2, 4)))]
+        if rng.random() < (0.1 if coded else 0.4):
             joined.append(str(rng.choice([*alike, *joined])))
         chain.concat(*joined)
         alike += [*joined, chain.tensor]
@@ -217,15 +223,15 @@ def random_branches(seed: int, *, joins: int = 4) -> tuple[Graph, list[int], lis
             alike = [chain.add(MaxPool, kernel=(2, 2), strides=(2, 1), ceil_mode=True).tensor]
     end = rng.random()
     if end < 0.3:
-        flat, mean = chain.tensor, chain.add(GlobalAveragePool).add(Flatten).tensor
-        flat = chain.at(flat).add(Flatten).tensor
+        joined_map, mean = chain.tensor, chain.add(GlobalAveragePool).add(Flatten).tensor
+        flat = chain.at(joined_map).add(Flatten).tensor
         chain.concat(*(mean, flat, mean)[: int(rng.integers(2, 4))])
     elif end < 0.8:
         chain.add(Flatten)
     if len(chain.shape) == 1:
         chain.dense(int(rng.integers(1, 20)))
     count = len(chain.graph().weight_layers)
-    bases = [int(b) for b in rng.integers(0, 8, count)]
+    bases = [int(b) for b in rng.integers(int(coded), 8, count)]
     bits = [int(q) for q in rng.integers(1, 9, count)]
     return chain.graph(), bases, bits
 
