@@ -240,6 +240,60 @@ def batchnorm_net(*, seed: int = 0) -> onnx.ModelProto:
     return b.model(input="x", shape=(1, 3, 31, 33), output="softmax", opset=18)
 
 
+def squeezenet(*, shrink: int = 8, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
+    """SqueezeNet 1.0 as Caffe's converters write it: fire modules joined by Concat, pools with
+    ceil_mode, a padded 1x1 convolution, average over the map, Dropout and Softmax.
+    """
+    b = Builder(seed=seed)
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+
+    def conv(x: str, name: str, channels: int, width: int, kernel: int, **window: Any) -> str:
+        weight, bias = b.weights(f"{name}_w", width, channels, kernel, kernel), f"{name}_b"
+        inputs = [x, weight, b.weights(bias, width)]
+        x = b.node("Conv", inputs, f"{name}_out", name=name, kernel_shape=[kernel] * 2, **window)
+        return b.node("Relu", [x], f"{name}_relu", name=f"{name}_relu")
+
+    x = conv("data", "conv1", 3, 96 // shrink, 7, strides=[2, 2])
+    x, channels = b.node("MaxPool", [x], "pool1", name="pool1", **pool), 96 // shrink
+    for n, squeezed in zip(range(2, 10), (16, 16, 32, 32, 48, 48, 64, 64), strict=True):
+        few, many = squeezed // shrink, 4 * squeezed // shrink
+        x = conv(x, f"fire{n}_squeeze", channels, few, 1)
+        one = conv(x, f"fire{n}_expand1", few, many, 1)
+        three = conv(x, f"fire{n}_expand3", few, many, 3, pads=[1, 1, 1, 1])
+        x, channels = b.node("Concat", [one, three], f"fire{n}", name=f"fire{n}", axis=1), 2 * many
+        if n in (4, 8):
+            x = b.node("MaxPool", [x], f"pool{n}", name=f"pool{n}", **pool)
+    x = b.node("Dropout", [x], "drop9", name="drop9")
+    x = conv(x, "conv10", channels, classes, 1, pads=[1, 1, 1, 1])
+    x = b.node("GlobalAveragePool", [x], "pool10", name="pool10")
+    b.node("Softmax", [b.node("Flatten", [x], "flat")], "prob", name="prob", axis=1)
+    return b.model(input="data", shape=(1, 3, 227, 227), output="prob")
+
+
+def random_branches(*, seed: int) -> onnx.ModelProto:
+    """Operators on tensors drawn at random among all maps so far, joined in threes."""
+    b = Builder(seed=seed)
+    maps: dict[str, int] = {"x": 3}  # channels by name; all of one size
+    for n in range(12):
+        x = list(maps)[int(b.rng.integers(max(0, len(maps) - 4), len(maps)))]
+        match int(b.rng.integers(5)):
+            case 0:
+                width = int(b.rng.integers(1, 9))
+                weight = b.weights(f"w{n}", width, maps[x], 3, 3)
+                maps[b.node("Conv", [x, weight], f"t{n}", pads=[1, 1, 1, 1])] = width
+            case 1:
+                maps[b.node("Relu", [x], f"t{n}")] = maps[x]
+            case 2:
+                window = {"kernel_shape": [3, 2], "pads": [1, 1, 1, 0]}
+                maps[b.node("MaxPool", [x], f"t{n}", **window)] = maps[x]
+            case _:
+                joined = [x, *(str(name) for name in b.rng.choice(list(maps), 2))]
+                axis = int(b.rng.choice([1, -3]))
+                maps[b.node("Concat", joined, f"t{n}", axis=axis)] = sum(maps[t] for t in joined)
+    b.node("Concat", [*list(maps)[-3:], "x"], "y", axis=1)
+    return b.model(input="x", shape=(1, 3, 6, 5), output="y")
+
+
 def light_bvlc_alexnet(*, shrink: int = 1, seed: int | None = 0) -> onnx.ModelProto:
     """The onnx package's file: weights are inputs made by ConstantOfShape.
 
@@ -278,5 +332,6 @@ MODELS: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "dynamo_global": partial(torchvision_alexnet, exporter="dynamo", pool="global"),
     "dynamo_functions": partial(torchvision_alexnet, exporter="dynamo", functions=True),
     "batchnorm": batchnorm_net,
+    "squeezenet": squeezenet,
     "light_bvlc": partial(light_bvlc_alexnet, shrink=8),
 }

@@ -8,12 +8,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bdcc.codegen.plan import DeploymentPlan, make_plan
+from bdcc.codegen.plan import DeploymentPlan, _lifetimes, make_plan
 from bdcc.codegen.steps import c_identifier, project_name
 from bdcc.codegen.targets import find_target
 from bdcc.errors import ModelError, OptionError
-from bdcc.ir.graph import Flatten, Lrn, MaxPool, Relu, Softmax, make_graph
-from codegen.nets import Chain, alexnet_like, quantized
+from bdcc.ir.graph import (
+    AveragePool,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Lrn,
+    MaxPool,
+    Relu,
+    Softmax,
+    make_graph,
+)
+from codegen.nets import Chain, alexnet_like, fire, quantized, squeezenet_like
 
 
 def planned(graph, **options) -> DeploymentPlan:
@@ -74,6 +84,104 @@ def test_a_branch_that_leads_nowhere_costs_no_step() -> None:
         "binary",
         "output",
     ]
+
+
+# --- joined maps ----------------------------------------------------------------------------------
+
+
+def slices(plan: DeploymentPlan) -> dict[str, tuple[str, int, int]]:
+    """Block, first channel and values per pixel of every tensor that is a slice of something."""
+    return {
+        step.tensor: (step.output.name, step.output.start, step.output.pitch)
+        for step in plan.steps
+        if step.output and step.output.pitch != step.output.shape[0]
+    }
+
+
+def test_layers_write_their_slices_and_nothing_is_copied() -> None:
+    plan = planned(squeezenet_like(), bases=2, bits=3)
+    assert kinds(plan) == [
+        "input", "quantize", "binary", "max_pool_codes", *["binary"] * 6, "max_pool_codes",
+        *["binary"] * 4, "global_average_pool", "softmax", "output",
+    ]  # fmt: skip
+    (first, block) = list(slices(plan).values())[:2]
+    assert first == (block[0], 0, 16)
+    assert block == (first[0], 9, 16)
+    lifetimes = {lifetime.name: lifetime for lifetime in _lifetimes(plan.steps)}
+    assert (lifetimes[first[0]].first, lifetimes[first[0]].last) == (5, 7)  # first writer to reader
+
+
+def test_floats_are_joined_in_place_too() -> None:
+    for options in ({"bases": 2, "mode": "dynamic"}, {"bases": 0}):
+        plan = planned(squeezenet_like(), bits=3, **options)
+        assert not {"quantize", "concat"} & set(kinds(plan))
+        assert len(slices(plan)) == 6
+
+
+def test_a_map_with_another_reader_is_copied() -> None:
+    """The squeezed map is read by two layers, and by the Concat behind them."""
+    chain = Chain((3, 7, 6), 0).conv(5, (1, 1)).add(Relu)
+    squeezed = chain.tensor
+    left = chain.conv(4, (1, 1)).tensor
+    right = chain.at(squeezed).conv(6, (3, 3), pads=(1, 1, 1, 1)).tensor
+    graph = chain.concat(left, squeezed, right, squeezed).conv(3, (1, 1)).graph()
+    plan = planned(graph, bases=2, bits=[4, 3, 3, 5])
+    made = [step for step in plan.steps if step.layer == "concat4"]
+    assert [(s.kind, s.tensor, s.output.start) for s in made if s.output] == [
+        ("quantize", squeezed, 4),  # one range for the layers' codes, another for the Concat's
+        ("quantize", squeezed, 15),
+    ]
+    assert slices(plan)[right] == (f"{graph.nodes[4].output}#5", 9, 20)
+
+
+def test_a_joined_map_that_is_read_as_codes_and_as_floats() -> None:
+    chain = Chain((3, 7, 6), 0)
+    left = chain.conv(5, (1, 1)).tensor
+    joined = fire(chain.at(left), 3, 4, 4).tensor
+    mean = chain.add(AveragePool, kernel=(3, 3), pads=(1, 1, 1, 1)).tensor
+    coded = chain.at(joined).conv(6, (1, 1)).tensor
+    plan = planned(chain.concat(mean, coded).graph(), bases=2, bits=3)
+    assert kinds(plan)[-6:] == [
+        "binary", "binary", "quantize", "average_pool", "binary", "output"
+    ]  # fmt: skip
+
+
+def test_joins_of_joins_are_one_block() -> None:
+    chain = Chain((3, 7, 6), 0)
+    leaves = [chain.at("x").conv(width, (1, 1)).tensor for width in (2, 3, 4)]
+    inner = chain.concat(*leaves[:2]).tensor
+    plan = planned(chain.concat(leaves[2], inner).conv(5, (1, 1)).graph(), bases=2, bits=3)
+    assert "concat" not in kinds(plan)
+    assert [(start, pitch) for _, start, pitch in slices(plan).values()] == [(4, 9), (6, 9), (0, 9)]
+
+
+def test_a_relu_on_codes_is_free_where_zero_is_the_lowest() -> None:
+    def graph(kind: type) -> Graph:
+        chain = Chain((3, 7, 6), 0)
+        sides = [chain.at("x").conv(width, (1, 1)).tensor for width in (4, 5)]
+        return (
+            chain.concat(*sides)
+            .add(kind, **({} if kind is Relu else {"kernel": (1, 1)}))
+            .conv(3, (1, 1))
+            .graph()
+        )
+
+    assert kinds(planned(graph(Relu), bases=2, bits=3)) == [
+        "input", "quantize", "binary", "binary", "binary", "output"
+    ]  # fmt: skip
+    model = quantized(graph(Relu), bases=2, bits=3)
+    (tensor,) = (t for t in model.tensors if t != "x")
+    signed = {**model.tensors, tensor: replace(model.tensors[tensor], zero_point=3)}
+    plan = make_plan(replace(model, tensors=signed), name="net", target=find_target("host"))
+    assert kinds(plan)[2:6] == ["binary", "binary", "relu", "quantize"]
+
+
+def test_a_flattened_map_regains_its_order_before_it_is_joined() -> None:
+    chain = Chain((3, 5, 4), 0)
+    mean = chain.add(GlobalAveragePool).add(Flatten).tensor
+    flat = chain.at("x").add(Flatten).tensor
+    plan = planned(chain.concat(mean, flat).graph(), bases=[], bits=[])
+    assert kinds(plan) == ["input", "global_average_pool", "concat", "reorder", "concat", "output"]
 
 
 def test_a_flattened_map_regains_its_order_before_softmax() -> None:

@@ -14,13 +14,19 @@ from onnx_reference import assert_close, check_against_onnxruntime, run_onnxrunt
 
 import zoo
 from bdcc.approx.simulate import run_float
-from bdcc.ir.graph import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, Lrn
+from bdcc.ir.graph import AveragePool, Concat, Conv, Dense, Flatten, GlobalAveragePool, Lrn
 from bdcc.ir.onnx_import import load_onnx
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_every_tensor_equals_onnxruntime(name: str, tmp_path: Path) -> None:
     check_against_onnxruntime(zoo.MODELS[name](), tmp_path / f"{name}.onnx")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_branches_equal_onnxruntime(seed: int, tmp_path: Path) -> None:
+    graph = check_against_onnxruntime(zoo.random_branches(seed=seed), tmp_path / "m.onnx")
+    assert any(isinstance(node, Concat) for node in graph.nodes)
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
@@ -52,6 +58,7 @@ def test_the_topologies_are_the_real_ones(tmp_path: Path) -> None:
         "bvlc_227": (("norm1_out", 55), ("pool1_out", 27), ("pool2_out", 13), ("pool5_out", 6)),
         "bvlc_224": (("norm1_out", 54), ("pool1_out", 26), ("pool2_out", 12), ("pool5_out", 6)),
         "pool_norm_227": (("norm1_out", 27), ("norm2_out", 13), ("pool5_out", 6)),
+        "squeezenet": (("conv1_out", 111), ("pool1", 55), ("pool4", 27), ("pool8", 13)),
         "light_bvlc": (("r0", 54), ("r3", 26), ("r14", 6)),
         "dynamo": (("conv2d", 55), ("max_pool2d", 27), ("max_pool2d_2", 6), ("avg_pool2d", 6)),
     }
