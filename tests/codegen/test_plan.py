@@ -146,6 +146,11 @@ def test_a_joined_map_that_is_read_as_codes_and_as_floats() -> None:
     ]  # fmt: skip
 
 
+def test_the_picture_may_be_all_that_is_joined() -> None:
+    plan = planned(Chain((3, 7, 6), 0).concat("x", "x").graph(), bases=[], bits=[])
+    assert kinds(plan) == ["input", "concat", "concat", "output"]
+
+
 def test_joins_of_joins_are_one_block() -> None:
     chain = Chain((3, 7, 6), 0)
     leaves = [chain.at("x").conv(width, (1, 1)).tensor for width in (2, 3, 4)]

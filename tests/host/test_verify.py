@@ -19,7 +19,8 @@ from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError, MismatchError
 from bdcc.host import verify as module
 from bdcc.host.verify import VerificationReport, adversarial_inputs, verify
-from codegen.nets import alexnet_like, every_float_step, quantized
+from bdcc.ir.graph import Concat
+from codegen.nets import alexnet_like, every_float_step, quantized, squeezenet_like
 
 SHAPE = (3, 23, 21)
 IMAGES = np.random.default_rng(3).normal(size=(2, *SHAPE)).astype(np.float32)
@@ -68,6 +69,26 @@ def test_other_networks(
     report = verify(tmp_path / "net", images=x, make_args=QUICK)
     assert {step.differing for step in report.steps} == {0}
     assert {step.bits for step in report.steps} == {0}  # dynamic codes live in scratch memory
+
+
+def test_joined_maps(
+    tmp_path: Path, write: Callable[[QuantizedModel, Path], DeploymentPlan]
+) -> None:
+    """Slices of a block are compared where they lie, and one that goes wrong is found."""
+    graph, net = squeezenet_like(), tmp_path / "net"
+    write(quantized(graph, bases=2, bits=3), net)
+    x = np.random.default_rng(2).normal(size=(1, *graph.shapes["x"])).astype(np.float32)
+    report = verify(net, images=x, make_args=QUICK)
+    assert sum(step.bits == 3 for step in report.steps) > 8
+    (right,) = (n.inputs[1] for n in graph.nodes[:10] if isinstance(n, Concat))
+    steps = net / "src" / "net_steps.h"
+    body = steps.read_text().split("/* conv7 ")
+    assert len(body) == 2, "conv7 is the layer that makes the right half"
+    assert right == "relu8.out"
+    broken = re.sub(r"(\.reciprocal = )0x1\.", r"\g<1>0x1.8", body[1], count=1)
+    steps.write_text(f"{body[0]}/* conv7 {broken}")
+    with pytest.raises(MismatchError, match=r"^conv7: tensor 'relu8\.out' at \(c="):
+        verify(net, images=x, make_args=QUICK)
 
 
 def test_adversarial_inputs_are_what_they_are_called() -> None:
