@@ -16,7 +16,7 @@ from typing import Any, Protocol, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.approx.model import DecomposedModel, TensorQuant
+from bdcc.approx.model import DecomposedModel, Decomposition, TensorQuant
 from bdcc.approx.quantize import RangeObserver, TensorStats
 from bdcc.approx.simulate import pool_counts, power
 from bdcc.ir.graph import (
@@ -34,6 +34,7 @@ from bdcc.ir.graph import (
     Pool,
     Relu,
     Softmax,
+    WeightLayer,
     reads,
 )
 
@@ -76,23 +77,27 @@ def prepare(model: DecomposedModel) -> Network:
     graph = model.graph
     weights: dict[str, F32] = {}
     biases: dict[str, F32] = {}
-    for node in graph.weight_layers:
-        layer = model.layers.get(node.name)
-        weight = node.weight if layer is None else layer.weights().reshape(node.weight.shape)
-        biases[node.name] = node.bias if layer is None else layer.bias
-        match node:
-            case Conv():
-                filters = weight.shape[0] // node.groups
-                grouped = weight.reshape(node.groups, filters, *weight.shape[1:])
-                weights[node.name] = np.ascontiguousarray(
-                    grouped.transpose(0, 3, 4, 2, 1).reshape(node.groups, -1, filters)
-                )
-            case Dense():
-                maps = weight.reshape(-1, *graph.map_shape(node.input)).transpose(0, 2, 3, 1)
-                weights[node.name] = maps.reshape(1, *weight.shape).transpose(0, 2, 1)
-            case _:
-                assert_never(node)
+    for layer in graph.weight_layers:
+        one = model.layers.get(layer.name)
+        biases[layer.name] = layer.bias if one is None else one.bias
+        weights[layer.name] = ordered_weights(graph, layer, one)
     return Network(graph=graph, weights=weights, biases=biases)
+
+
+def ordered_weights(graph: Graph, layer: WeightLayer, one: Decomposition | None) -> F32:
+    """A layer's weights as a Network has them; None: its own."""
+    weight = layer.weight if one is None else one.weights().reshape(layer.weight.shape)
+    match layer:
+        case Conv():
+            filters = weight.shape[0] // layer.groups
+            grouped = weight.reshape(layer.groups, filters, *weight.shape[1:])
+            ordered = grouped.transpose(0, 3, 4, 2, 1).reshape(layer.groups, -1, filters)
+            return np.ascontiguousarray(ordered)
+        case Dense():
+            maps = weight.reshape(-1, *graph.map_shape(layer.input)).transpose(0, 2, 3, 1)
+            return maps.reshape(1, *weight.shape).transpose(0, 2, 1)
+        case _:
+            assert_never(layer)
 
 
 def forward(
@@ -257,20 +262,35 @@ def _padded(x: F32, node: Conv | Pool, shape: tuple[int, ...], fill: float) -> F
     return out
 
 
-def _conv(node: Conv, x: F32, shape: tuple[int, ...], network: Network) -> F32:
-    weights = network.weights[node.name]
-    channels, height, width = shape
+def _windows(node: Conv, x: F32, shape: tuple[int, ...]) -> F32:
+    """View [n, H, W, KH, KW, CI] of what each output of a conv sees."""
     (kh, kw), (sh, sw), (dh, dw) = node.kernel, node.strides, node.dilations
     padded = _padded(x, node, shape, 0.0)
     sn, sy, sx, sc = padded.strides
-    windows = np.lib.stride_tricks.as_strided(
+    return np.lib.stride_tricks.as_strided(
         padded,
-        (len(x), height, width, kh, kw, padded.shape[3]),
+        (len(x), *shape[1:], kh, kw, padded.shape[3]),
         (sn, sy * sh, sx * sw, sy * dh, sx * dw, sc),
         writeable=False,
     )
+
+
+def columns_at(graph: Graph, node: Conv, x: F32, where: I64) -> F32:
+    """float32 [groups, n * p, K]: what output pixels `where`, int64 [n, p], see of x NHWC."""
+    shape = graph.shapes[node.output]
+    pictures = np.arange(len(x))[:, None]
+    seen = _windows(node, x, shape)[pictures, where // shape[2], where % shape[2]]
+    taps = seen.reshape(where.size, seen.shape[2] * seen.shape[3], node.groups, -1)
+    return np.ascontiguousarray(taps.transpose(2, 0, 1, 3)).reshape(node.groups, where.size, -1)
+
+
+def _conv(node: Conv, x: F32, shape: tuple[int, ...], network: Network) -> F32:
+    weights = network.weights[node.name]
+    channels, height, width = shape
+    kh, kw = node.kernel
+    windows = _windows(node, x, shape)
     out = np.empty((len(x) * height * width, channels), np.float32)
-    depth, filters = padded.shape[3] // node.groups, channels // node.groups
+    depth, filters = windows.shape[5] // node.groups, channels // node.groups
     together = max(1, COLUMNS // (height * width * kh * kw * depth))
     for start in range(0, len(x), together):
         batch = windows[start : start + together]

@@ -20,9 +20,9 @@ from bdcc.host.build import build, check_compiler
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import Cache, Counts, open_cache
-from bdcc.pipeline.decomposing import calibrate_cached, decompose_cached
-from bdcc.pipeline.material import TOP, Judged, gather, judge
+from bdcc.pipeline.material import TOP, Judged, gather, judge, warn_of_repeats
 from bdcc.pipeline.measure import built_ranks, code_bytes
+from bdcc.pipeline.models import Models, outline
 from bdcc.pipeline.options import (
     DEFAULT_MAX_DROP_PP,
     CompileOptions,
@@ -31,7 +31,7 @@ from bdcc.pipeline.options import (
 )
 from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
-from bdcc.pipeline.searching import Evaluator, choose_bits
+from bdcc.pipeline.searching import Evaluator, choose
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -111,12 +111,7 @@ def compile_model(
             search, holdout, warnings = judge(
                 graph, material, options, metric=metric, cache=cache, progress=progress
             )
-        with clock.stage("decompose"):
-            decomposed = decompose_cached(
-                graph, layers.bases, options, cache=cache, progress=progress
-            )
-        with clock.stage("calibrate"):
-            stats = calibrate_cached(decomposed, material.calib, cache=cache, progress=progress)
+            warnings = (*warnings, *warn_of_repeats(material))
         workshop = Workshop(
             folder=project.parent,
             name=options.name or model.stem,
@@ -144,11 +139,16 @@ def compile_model(
                 build(folder, passing=True)
             return measure(folder, search)
 
+        models = Models(
+            graph=graph, calib=material.calib, options=options, cache=cache, progress=progress
+        )
+        least = {name: min(counts) for name, counts in layers.bases_choices.items()}
+        fewest = {tensor: min(counts) for tensor, counts in layers.bits_choices(graph).items()}
+        workshop.plan(outline(graph, least, fewest))  # what cannot fit fails here
         with (
             clock.stage("search"),
             Evaluator(
-                model=decomposed,
-                stats=stats,
+                graph=graph,
                 judged=search,
                 top=top,
                 options=options,
@@ -156,16 +156,16 @@ def compile_model(
                 progress=progress,
             ) as evaluator,
         ):
-            workshop.plan(evaluator.quantized(layers.fewest_bits))  # what cannot fit fails here
-            choice = choose_bits(
+            choice = choose(
                 evaluator,
+                models,
                 layers=layers,
-                search=options.search,
+                options=options,
                 max_drop_pp=max_drop,
-                measure=measure_candidate,
+                measure_built=measure_candidate,
             )
-            decomposed_percent = evaluator.decomposed_percent()
-        chosen = evaluator.quantized(choice.bits)
+            decomposed_percent = evaluator.decomposed_percent(choice.model.decomposed)
+        chosen = choice.model
         plan = workshop.plan(chosen)
         workshop.project(chosen).rename(project)
         with clock.stage("build"):

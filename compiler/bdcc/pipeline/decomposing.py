@@ -26,7 +26,7 @@ def decompose_cached(
     cache: Cache,
     progress: Progress | None,
 ) -> DecomposedModel:
-    """`decompose`, layer by layer, each kept by its weights, bases, method and seed."""
+    """The plain `decompose`, layer by layer, each kept by its weights, bases and seed."""
     chosen = [layer for layer in graph.weight_layers if layer.name in bases]
     total, before = sum(layer.weight.size for layer in chosen), 0
     layers: dict[str, Decomposition] = {}
@@ -41,7 +41,6 @@ def decompose_cached(
             model = decompose(
                 graph,
                 bases={name: bases[name]},
-                method=options.decompose,
                 seed=options.seed,
                 workers=options.worker_count,
                 progress=watch,
@@ -56,7 +55,7 @@ def decompose_cached(
 
         state = hashlib.sha256(np.ascontiguousarray(layer.weight).reshape(-1).view(np.uint8).data)
         state.update(layer.bias.tobytes() + repr(layer.weight.shape).encode())
-        key = (state.hexdigest(), bases[name], options.decompose, options.seed)
+        key = (state.hexdigest(), bases[name], options.seed)
         arrays = cache.arrays("decompositions", *key, make=make)
         layers[name] = Decomposition(
             coefficients=arrays["coefficients"],

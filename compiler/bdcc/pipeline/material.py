@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -45,12 +46,13 @@ class Material:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Pictures with the labels they are judged by, and the float model's ranks of these (int32
-    [N]).
+    """Pictures with the labels they are judged by, the float model's outputs, float32 [N, outputs],
+    and its ranks of the labels, int32 [N].
     """
 
     pictures: Pictures
     labels: I64
+    float_outputs: F32
     float_ranks: I32
 
 
@@ -122,6 +124,36 @@ def gather(
     )
 
 
+def warn_of_repeats(material: Material) -> tuple[str, ...]:
+    """Warnings about pictures, told by their content, that serve for more than one purpose."""
+    seen = {
+        "calibration": _contents(material.calib),
+        "search": _contents(material.search),
+        "holdout": _contents(material.holdout),
+    }
+    reasons = {
+        ("calibration", "search"): "the search is judged on what it was fitted to",
+        ("calibration", "holdout"): "the holdout is not new to the model",
+        ("search", "holdout"): "the holdout is not new to the search",
+    }
+    found = []
+    for (one, other), reason in reasons.items():
+        count = len(seen[one] & seen[other])
+        if count:
+            found.append(
+                f"{count} of the {len(seen[one])} {one} pictures are also {other} pictures: "
+                f"{reason}"
+            )
+    return tuple(found)
+
+
+def _contents(pictures: Pictures) -> set[bytes]:
+    """A digest of each picture's values."""
+    array = pictures.images if pictures.are_pixels else pictures.tensors
+    assert array is not None, "pictures are pixels or tensors"
+    return {hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in array}
+
+
 def evaluation_workers(graph: Graph, pictures: int, options: CompileOptions) -> int | str:
     """Who works on that many inferences, for ChunkRunner: a cluster if one is named; 0, this
     process, where that is quicker than starting others.
@@ -170,7 +202,12 @@ def judge(
 
 def _judge_part(pictures: Pictures, logits: F32, *, agreement: bool) -> Judged:
     labels = first_classes(logits) if agreement or pictures.labels is None else pictures.labels
-    return Judged(pictures=pictures, labels=labels, float_ranks=ranks_of(logits, labels))
+    return Judged(
+        pictures=pictures,
+        labels=labels,
+        float_outputs=logits,
+        float_ranks=ranks_of(logits, labels),
+    )
 
 
 def _trial_rows(count: int) -> I64:

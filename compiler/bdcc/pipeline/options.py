@@ -20,7 +20,9 @@ from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
 
-AUTO_BASES = 4
+PAPER_BASES = 4  # what `--bases auto` means to the paper's search
+CONV_BASES = (1, 2, 3, 4, 5, 6)  # that the joint search chooses from
+DENSE_BASES = (1, 2, 3, 4)
 DENSE_BITS = 8
 DEFAULT_MAX_DROP_PP = 1.0
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +34,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "metric": ("top1", "top5"),
 }
 DASK = re.compile("dask:.+")
-NOT_GIVEN = ("metric", "objective")  # those of the choices that may be left to bdcc
+NOT_GIVEN = ("decompose", "metric")  # those of the choices that may be left to bdcc
 Auto = Literal["auto"]
 
 
@@ -59,10 +61,10 @@ class CompileOptions:
     name: str | None = None
     bases: tuple[int, ...] | Auto = "auto"
     q: tuple[int, ...] | Auto = "auto"
-    decompose: str = "plain"
+    decompose: str | None = None
     range: RangeMode = "clip"
     search: str = "measured"
-    objective: str | None = None
+    objective: str = "latency"
     kernel: str = "auto"
     target: str = "host"
     flash_bytes: int | None = None
@@ -136,12 +138,6 @@ class CompileOptions:
             raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
 
     def _refuse_what_comes_later(self) -> None:
-        if self.decompose == "aware":
-            raise OptionError(
-                "data-aware decomposition is not in this version",
-                layer="--decompose",
-                hint="Use plain",
-            )
         if self.kernel in ("lut", "bytedot"):
             raise OptionError(
                 f"the {self.kernel} kernels are not in this version",
@@ -154,6 +150,11 @@ class CompileOptions:
                 layer="--cost-table",
                 hint="Use default",
             )
+
+    @property
+    def method(self) -> str:
+        """How weights are decomposed; not told, the paper's search takes the paper's way."""
+        return self.decompose or ("plain" if self.search == "paper" else "aware")
 
     @property
     def worker_count(self) -> int:
@@ -195,25 +196,40 @@ def available_cpus() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """Which weight layers are decomposed, by name in graph order, and with how many bases."""
+    """Which weight layers are decomposed, and what was given for them.
 
-    bases: Mapping[str, int]
+    names: in graph order; convs: those of them that are Conv; fixed_bases, fixed_bits: B and Q of
+    each layer, None where they are searched; dense_bits: Q of the dense layers while the paper's
+    search chooses the others'.
+    """
+
+    names: tuple[str, ...]
     convs: tuple[str, ...]
+    fixed_bases: Mapping[str, int] | None
     fixed_bits: Mapping[str, int] | None
     dense_bits: Mapping[str, int]
 
     @property
-    def fewest_bits(self) -> Mapping[str, int]:
-        """The least that any choice can have: what its weights and arena take at the least."""
-        return self.fixed_bits or {**dict.fromkeys(self.convs, SEARCHED_BITS[0]), **self.dense_bits}
+    def bases_choices(self) -> Mapping[str, tuple[int, ...]]:
+        """By layer, for the joint search."""
+        if self.fixed_bases is not None:
+            return {name: (count,) for name, count in self.fixed_bases.items()}
+        return {name: CONV_BASES if name in self.convs else DENSE_BASES for name in self.names}
+
+    def bits_choices(self, graph: Graph) -> Mapping[str, tuple[int, ...]]:
+        """By tensor; one that several layers read takes the most that any of them was given."""
+        choices: dict[str, tuple[int, ...]] = {}
+        for layer in graph.weight_layers:
+            if layer.name not in self.names:
+                continue
+            given = None if self.fixed_bits is None else (self.fixed_bits[layer.name],)
+            choices[layer.input] = max(choices.get(layer.input, ()), given or SEARCHED_BITS)
+        return choices
 
 
 def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
     """The decomposed layers of a graph under the options; raises OptionError for names and list
     lengths.
-
-    fixed_bits: Q of every decomposed layer when --q gives them, else None; dense_bits: Q of the
-    dense layers while the search chooses the others'.
     """
     names = [layer.name for layer in graph.weight_layers]
     unknown = next((name for name in options.keep_float if name not in names), None)
@@ -226,10 +242,12 @@ def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
     decomposed = [layer for layer in graph.weight_layers if layer.name not in kept]
     convs = tuple(layer.name for layer in decomposed if isinstance(layer, Conv))
     order = tuple(layer.name for layer in decomposed)
-    bases = (AUTO_BASES,) if options.bases == "auto" else options.bases
+    paper = options.search == "paper" and options.q == "auto"
+    bases = (PAPER_BASES,) if options.bases == "auto" and paper else options.bases
     return Layers(
-        bases=_spread(bases, order, convs, "bases", dense=None),
+        names=order,
         convs=convs,
+        fixed_bases=None if bases == "auto" else _spread(bases, order, convs, "bases", dense=None),
         fixed_bits=None
         if options.q == "auto"
         else _spread(options.q, order, convs, "q", dense=DENSE_BITS),

@@ -5,6 +5,7 @@ is missed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import bdcc
@@ -12,7 +13,7 @@ from bdcc.approx.decompose import weight_error
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
-from bdcc.pipeline.options import AUTO_BASES, CompileOptions
+from bdcc.pipeline.options import PAPER_BASES, CompileOptions
 from bdcc.pipeline.searching import Choice
 from bdcc.report.report import Drop, LayerRow, Report, is_bound
 
@@ -44,7 +45,7 @@ def make_report(
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
-        met=drops[0].drop_pp <= max_drop_pp,
+        met=_least_sure(drops[0], strict=options.strict) <= max_drop_pp,
         warnings=tuple(warnings),
         notes=_notes(options, name=plan.name, judge=material.judge, samples=drops[0].samples),
         layers=_layer_rows(plan, choice),
@@ -65,6 +66,11 @@ def make_report(
         evaluations=choice.evaluations,
         table=choice.table,
     )
+
+
+def _least_sure(drop: Drop, *, strict: bool) -> float:
+    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval."""
+    return drop.interval_pp[1] if strict else drop.drop_pp
 
 
 def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
@@ -97,21 +103,20 @@ def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
 def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
     if max_drop_pp >= 2 * drop.error_pp:
         return ()
+    if max_drop_pp == 0:
+        return ("a tolerance of 0 points is below what any number of pictures can tell",)
+    needed = math.ceil(drop.samples * (2 * drop.error_pp / max_drop_pp) ** 2)
     return (
         f"the tolerance of {max_drop_pp:g} points is under two standard errors of the drop "
-        f"({drop.error_pp:.2f} on {drop.samples} pictures): more pictures would tell more",
+        f"({drop.error_pp:.2f} on {drop.samples} pictures): it would take about {needed} pictures "
+        "to tell such a drop from chance",
     )
 
 
 def _notes(options: CompileOptions, *, name: str, judge: str, samples: int) -> tuple[str, ...]:
     notes = []
-    if options.bases == "auto" and not options.float_only:
-        notes.append(f"--bases auto means {AUTO_BASES} in this version")
-    if options.objective is not None:
-        notes.append(
-            f"--objective {options.objective} changes nothing in this version: the cost of a "
-            "choice is always B * Q * MACs"
-        )
+    if options.search == "paper" and options.bases == options.q == "auto":
+        notes.append(f"--search paper takes --bases auto as {PAPER_BASES}")
     if options.name not in (None, name):
         notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
     if judge == "generated":
@@ -133,7 +138,8 @@ def find_missed(report: Report, options: CompileOptions) -> str | None:
         best = ", ".join(f"{row.name} {row.q}" for row in report.layers if row.q is not None)
         return (
             f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
-            f"{drop:.2f} (bits: {best or 'all float'}); its project is in {options.output}"
+            f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)} "
+            f"(bits: {best or 'all float'}); its project is in {options.output}"
         )
     if options.strict and held > report.max_drop_pp:
         return (
@@ -141,3 +147,7 @@ def find_missed(report: Report, options: CompileOptions) -> str | None:
             f"{held:.2f}; the project is in {options.output}"
         )
     return None
+
+
+def _interval(drop: Drop, *, strict: bool) -> str:
+    return f", at most {drop.interval_pp[1]:.2f} with 95 % confidence" if strict else ""

@@ -1,42 +1,60 @@
 # SPDX-License-Identifier: 0BSD
-"""The search for bits, with everything that takes long kept in the cache."""
+"""How bases and bits are chosen: as given, by the paper's search, or by the joint one; with
+everything that takes long kept in the cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.chunks import ChunkRunner, chunk_bounds
 from bdcc.approx.evaluate import I32, ranks_of
-from bdcc.approx.model import DecomposedModel, QuantizedModel
+from bdcc.approx.joint import (
+    Cost,
+    Finalist,
+    JointChoice,
+    Measured,
+    Setting,
+    Space,
+    choose_jointly,
+)
+from bdcc.approx.model import DecomposedModel, QuantizedModel, TensorQuant
 from bdcc.approx.quantize import TensorStats, quantize_model
-from bdcc.approx.search import Choice as SearchChoice
-from bdcc.approx.search import (
-    bit_operations,
-    choose_measured,
-    choose_paper,
-    layer_drops,
-    stack_paper,
+from bdcc.approx.search import choose_paper, layer_drops, stack_paper
+from bdcc.approx.sensitivity import (
+    Sensitivity,
+    divergence,
+    log_probabilities,
+    measure_sensitivity,
 )
 from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tables
+from bdcc.data.listing import I64
 from bdcc.data.pictures import Progress
+from bdcc.ir.graph import Graph
 from bdcc.pipeline.cache import Cache
+from bdcc.pipeline.costs import cost_of
 from bdcc.pipeline.decomposing import model_key
 from bdcc.pipeline.material import Judged, evaluation_workers
+from bdcc.pipeline.models import Models
 from bdcc.pipeline.options import CompileOptions, Layers
-from bdcc.report.report import percent
+from bdcc.report.report import compare
 
-Measure = Callable[[QuantizedModel], I32]
+TABLE_PICTURES = 200  # that the divergences of single choices are measured on
+LOWERED_PICTURES = 500  # that a lowered choice is first tried on
+HOPELESS_PP = 0.3  # beyond the tolerance by these: the first pictures are enough
+MeasureBuilt = Callable[[QuantizedModel], I32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Choice:
-    """The bits of every decomposed layer, and how they were found.
+    """The chosen model, and how it was found.
 
     method: measured, paper, fixed or none; predicted: accuracy in per cent, fixed before the choice
     was measured; predicted_drops: by layer, percentage points; evaluations: how many choices were
@@ -44,15 +62,15 @@ class Choice:
     """
 
     method: str
-    bits: Mapping[str, int]
-    predicted: float | None
+    model: QuantizedModel
+    predicted: float | None = None
     predicted_drops: Mapping[str, float]
-    evaluations: int
-    table: Any
+    evaluations: int = 0
+    table: Any = None
 
 
 class Evaluator:
-    """Fast evaluations of one decomposed model on the search pictures, through the cache.
+    """Fast evaluations of models on the search pictures, through the cache.
 
     A context manager: it holds worker processes.
     """
@@ -60,28 +78,21 @@ class Evaluator:
     def __init__(
         self,
         *,
-        model: DecomposedModel,
-        stats: Mapping[str, TensorStats],
+        graph: Graph,
         judged: Judged,
         top: int,
         options: CompileOptions,
         cache: Cache,
         progress: Progress | None,
     ) -> None:
-        self.model, self.judged, self.top = model, judged, top
-        self._stats, self._options, self._cache, self._progress = stats, options, cache, progress
-        workers = evaluation_workers(model.graph, len(judged.pictures), options)
+        self.graph, self.judged, self.top = graph, judged, top
+        self._options, self._cache, self._progress = options, cache, progress
+        workers = evaluation_workers(graph, len(judged.pictures), options)
         self._runner = ChunkRunner(judged.pictures, workers=workers)
-        ranges = hashlib.sha256()
-        for tensor in sorted(stats):
-            one = stats[tensor]
-            ranges.update(f"{tensor} {one.minimum} {one.maximum}".encode() + one.sample.tobytes())
         self._key = (
-            model_key(model),
+            graph.sha256,
             judged.pictures.key,
             hashlib.sha256(judged.labels.tobytes()).hexdigest(),
-            ranges.hexdigest(),
-            options.range,
         )
 
     def __enter__(self) -> Self:
@@ -96,48 +107,60 @@ class Evaluator:
     ) -> None:
         self._runner.__exit__(kind, error, trace)
 
-    def quantized(self, bits: Mapping[str, int]) -> QuantizedModel:
-        return quantize_model(self.model, stats=self._stats, bits=bits, mode=self._options.range)
+    def decomposed_percent(self, model: DecomposedModel) -> float:
+        """Accuracy with the decomposed weights and float activations, in per cent."""
+        if not model.layers:
+            return self.percent_of(self.judged.float_ranks)
+
+        def make() -> dict[str, npt.NDArray[Any]]:
+            return {"ranks": self._judge(model, {}, "decomposed model")["ranks"]}
+
+        key = (*self._key, model_key(model))
+        return self.percent_of(self._cache.arrays("evaluations", *key, make=make)["ranks"])
 
     def percent_of(self, ranks: I32) -> float:
-        return percent(ranks < self.top)
+        return round(100.0 * int((ranks < self.top).sum()) / len(ranks), 6)
 
-    def decomposed_percent(self) -> float:
-        """Accuracy with the decomposed weights and float activations."""
-        if not self.model.layers:
-            return self.percent_of(self.judged.float_ranks)
-        return self.percent_of(self._ranks({}, "decomposed model"))
-
-    def fast_percent(self, bits: Mapping[str, int]) -> float:
-        """Accuracy of a choice of bits by the fast evaluator."""
-        return self.percent_of(self._ranks(bits, "finalists"))
-
-    def _ranks(self, bits: Mapping[str, int], stage: str) -> I32:
-        def make() -> dict[str, npt.NDArray[Any]]:
-            quants = self.quantized(bits).tensors if bits else {}
-            logits = measure_logits(
-                self._runner, self.model, quants, stage=stage, progress=self._progress
-            )
-            return {"ranks": ranks_of(logits, self.judged.labels)}
-
-        chosen = sorted(bits.items())
-        return self._cache.arrays("evaluations", *self._key, chosen, make=make)["ranks"]
-
-    def tables(self, dense_bits: Mapping[str, int]) -> Tables:
-        """The accuracy tables, chunk by chunk through the cache; they do not depend on D."""
-        plan = plan_tables(
-            self.model, stats=self._stats, mode=self._options.range, dense_bits=dense_bits
+    def _judge(
+        self,
+        model: DecomposedModel,
+        quants: Mapping[str, TensorQuant],
+        stage: str,
+        rows: I64 | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """ranks: int32 [n] of the labels; nats: float64 [n], divergence from the float model."""
+        outputs = measure_logits(
+            self._runner, model, quants, stage=stage, rows=rows, progress=self._progress
         )
-        store = self._cache.path("tables", *self._key, sorted(dense_bits.items()))
+        some = slice(None) if rows is None else rows
+        reference = log_probabilities(self.graph, self.judged.float_outputs[some])
+        return {
+            "ranks": ranks_of(outputs, self.judged.labels[some]),
+            "nats": divergence(reference, log_probabilities(self.graph, outputs)),
+        }
+
+    # --- the paper's tables ---------------------------------------------------------------
+
+    def tables(
+        self, model: DecomposedModel, stats: Mapping[str, TensorStats], dense: Mapping[str, int]
+    ) -> Tables:
+        """The accuracy tables, chunk by chunk through the cache; they do not depend on D."""
+        mode = self._options.range
+        plan = plan_tables(model, stats=stats, mode=mode, dense_bits=dense)
+        ranges = hashlib.sha256()
+        for tensor in sorted(stats):
+            one = stats[tensor]
+            ranges.update(f"{tensor} {one.minimum} {one.maximum}".encode() + one.sample.tobytes())
+        key = (*self._key, model_key(model), ranges.hexdigest(), mode, sorted(dense.items()))
         before = self._runner.computed
         tables = measure_tables(
             self._runner,
-            self.model,
+            model,
             plan,
             labels=self.judged.labels,
             reference=self.judged.float_ranks,
             top=self.top,
-            store=store,
+            store=self._cache.path("tables", *key),
             progress=self._progress,
         )
         made = self._runner.computed - before
@@ -145,80 +168,266 @@ class Evaluator:
         self._cache.count("chunks of the tables", found=found, made=made)
         return tables
 
+    # --- the joint search's measurements --------------------------------------------------
 
-def choose_bits(
-    evaluator: Evaluator, *, layers: Layers, search: str, max_drop_pp: float, measure: Measure
+    def sensitivity(self, models: Models, space: Space) -> Sensitivity:
+        """What single choices cost; does not depend on D."""
+        total = len(self.judged.pictures)
+        rows = _evenly(total, TABLE_PICTURES)
+
+        def make() -> dict[str, object]:
+            return measure_sensitivity(
+                self._runner,
+                self.graph,
+                bases=space.bases,
+                bits=space.bits,
+                decomposed=models.single,
+                quantized=models.range_of,
+                labels=self.judged.labels,
+                rows=rows,
+                top=self.top,
+                progress=self._progress,
+            ).as_json()
+
+        choices = [
+            (name, list(counts)) for name, counts in (*space.bases.items(), *space.bits.items())
+        ]
+        key = (*self._key, models.key, self.top, choices)
+        return Sensitivity.from_json(self._cache.record("sensitivities", *key, make=make))
+
+    def measure(self, models: Models, setting: Setting) -> dict[str, npt.NDArray[Any]]:
+        """ranks and nats of a setting on all search pictures."""
+
+        def make() -> dict[str, npt.NDArray[Any]]:
+            model = models.build(setting)
+            return self._judge(model.decomposed, model.tensors, "finalist")
+
+        return dict(self._cache.arrays("finalists", *self._key, models.key, setting, make=make))
+
+    def measure_lowered(
+        self, models: Models, setting: Setting, lowered: Setting, rows: I64 | None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The same for a setting changed in one place, on all pictures or on `rows`."""
+
+        def make() -> dict[str, npt.NDArray[Any]]:
+            model = models.lowered(setting, lowered)
+            return self._judge(model.decomposed, model.tensors, "lowered choice", rows)
+
+        some = None if rows is None else len(rows)
+        key = (*self._key, models.key, setting, lowered, some)
+        return dict(self._cache.arrays("lowered", *key, make=make))
+
+
+def _evenly(total: int, count: int) -> I64:
+    """Evenly spaced rows: pictures lie class by class."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
+
+
+def choose(
+    evaluator: Evaluator,
+    models: Models,
+    *,
+    layers: Layers,
+    options: CompileOptions,
+    max_drop_pp: float,
+    measure_built: MeasureBuilt,
 ) -> Choice:
-    """Q of every decomposed layer: as given, or by the paper's search or the measured one.
+    """B and Q of every decomposed layer, as the options say.
 
-    measure: ranks of a candidate's search pictures by the library built from it.
+    measure_built: ranks of the search pictures by the library built from a model.
     """
-    if not layers.bases or layers.fixed_bits is not None:
+    if not layers.names:
+        empty = DecomposedModel(graph=models.graph, layers={})
         return Choice(
-            method="fixed" if layers.bases else "none",
-            bits=layers.fixed_bits or {},
-            predicted=None,
+            method="none",
+            model=QuantizedModel(decomposed=empty, tensors={}),
             predicted_drops={},
-            evaluations=0,
-            table=None,
         )
-    tables = evaluator.tables(layers.dense_bits)
-    record: dict[str, Any] = {"layers": [list(n) for n in tables.layers], "bits": list(tables.bits)}
-    match search:
-        case "paper":
-            stacked = stack_paper(tables, max_drop_pp)
-            found = choose_paper(tables, max_drop_pp)
-            record |= stacked.as_json()
-        case "measured":
-            found = _confirmed_choice(evaluator, tables, layers, max_drop_pp, measure)
-            drops = [tables.drops(site) for site in range(len(tables.layers))]
-            record["A"] = [(100.0 * drop / tables.total).tolist() for drop in drops]
-            record["finalists"] = [
-                {
-                    "bits": list(one.bits.values()),
-                    "predicted": one.predicted,
-                    "measured": one.measured,
-                }
-                for one in found.tried
-            ]
-        case _:
-            raise ValueError(f"no search of the name {search}")
-    return Choice(
-        method=search,
-        bits={**layers.dense_bits, **found.bits},
-        predicted=round(found.predicted, 6),
-        predicted_drops=layer_drops(tables, found.bits),
-        evaluations=_entries(tables) + max(1, len(found.tried)),
-        table=record,
+    bases, bits = layers.fixed_bases, layers.fixed_bits
+    if bases is not None and bits is not None:
+        return Choice(method="fixed", model=models.fixed(bases, bits), predicted_drops={})
+    if options.search == "paper" and bases is not None and bits is None:
+        model = models.weights(bases)
+        return search_paper(
+            evaluator,
+            model,
+            stats=models.stats(model),
+            layers=layers,
+            options=options,
+            max_drop_pp=max_drop_pp,
+        )
+    return search_jointly(
+        evaluator,
+        models,
+        layers=layers,
+        cost=cost_of(models.graph, options.objective),
+        options=options,
+        max_drop_pp=max_drop_pp,
+        measure_built=measure_built,
     )
 
 
-def _confirmed_choice(
-    evaluator: Evaluator, tables: Tables, layers: Layers, max_drop_pp: float, measure: Measure
-) -> SearchChoice:
-    """The measured search by the fast evaluator, until the built library confirms what it chose.
+# --- the paper's search -------------------------------------------------------------------
 
-    A finalist that the library puts beyond the tolerance counts with the library's figure from then
-    on, and the search steps on from there; what was evaluated before is not evaluated again.
-    """
-    built: dict[tuple[int, ...], float] = {}
 
-    def accuracy(bits: Mapping[str, int]) -> float:
-        known = built.get(tuple(bits.values()))
-        return evaluator.fast_percent({**layers.dense_bits, **bits}) if known is None else known
-
-    while True:
-        found = choose_measured(
-            tables, max_drop_pp, cost=bit_operations(evaluator.model), measure=accuracy
-        )
-        key = tuple(found.bits.values())
-        if key in built or not found.met:
-            return found
-        candidate = evaluator.quantized({**layers.dense_bits, **found.bits})
-        built[key] = evaluator.percent_of(measure(candidate))
+def search_paper(
+    evaluator: Evaluator,
+    model: DecomposedModel,
+    *,
+    stats: Mapping[str, TensorStats],
+    layers: Layers,
+    options: CompileOptions,
+    max_drop_pp: float,
+) -> Choice:
+    """Algorithm 1: Q of the conv layers, from tables over all pairs of neighbours."""
+    tables = evaluator.tables(model, stats, layers.dense_bits)
+    found = choose_paper(tables, max_drop_pp)
+    bits = {**layers.dense_bits, **found.bits}
+    return Choice(
+        method="paper",
+        model=quantize_model(model, stats=stats, bits=bits, mode=options.range),
+        predicted=round(found.predicted, 6),
+        predicted_drops=layer_drops(tables, found.bits),
+        evaluations=_entries(tables) + 1,
+        table={
+            "layers": [list(names) for names in tables.layers],
+            "bits": list(tables.bits),
+            **stack_paper(tables, max_drop_pp).as_json(),
+        },
+    )
 
 
 def _entries(tables: Tables) -> int:
     """How many combinations of bits the tables have measured, that of none included."""
     count = len(tables.bits)
     return 1 + len(tables.singles) * count + len(tables.pairs) * count**2
+
+
+# --- the joint search ---------------------------------------------------------------------
+
+
+def search_jointly(
+    evaluator: Evaluator,
+    models: Models,
+    *,
+    layers: Layers,
+    cost: Cost,
+    options: CompileOptions,
+    max_drop_pp: float,
+    measure_built: MeasureBuilt,
+) -> Choice:
+    """B and Q of all layers: the cheapest setting found whose measured drop keeps the tolerance,
+    as the library built from it confirms.
+    """
+    graph, judged, top = models.graph, evaluator.judged, evaluator.top
+    space = Space(
+        tensors={
+            layer.name: layer.input for layer in graph.weight_layers if layer.name in layers.names
+        },
+        bases=layers.bases_choices,
+        bits=layers.bits_choices(graph),
+        cost=cost,
+    )
+    sensitivity = evaluator.sensitivity(models, space)
+    float_hits = judged.float_ranks < top
+    total = len(float_hits)
+    some = _evenly(total, LOWERED_PICTURES) if total > 2 * LOWERED_PICTURES else None
+
+    def summary(found: Mapping[str, npt.NDArray[Any]]) -> Measured:
+        drop = compare(float_hits, found["ranks"] < top)
+        return Measured(
+            nats=float(found["nats"].mean()),
+            drop_pp=drop.drop_pp,
+            upper_pp=drop.interval_pp[1] if options.strict else drop.drop_pp,
+            samples=total,
+        )
+
+    def measure(setting: Setting) -> Measured:
+        return summary(evaluator.measure(models, setting))
+
+    def measure_lowered(setting: Setting, lowered: Setting) -> Measured:
+        whole = evaluator.measure(models, setting)
+        if some is not None:
+            before = summary(whole)
+            part = evaluator.measure_lowered(models, setting, lowered, some)
+            worse = (whole["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
+            nats = before.nats + float((part["nats"] - whole["nats"][some]).mean())
+            rate = max(sensitivity.drop_per_nat, before.drop_pp / max(before.nats, 1e-9))
+            guess = before.upper_pp + rate * (nats - before.nats)
+            if guess > max_drop_pp + HOPELESS_PP:
+                drop = before.drop_pp + 100 * float(worse)
+                upper = max(drop, guess) + before.upper_pp - before.drop_pp
+                return Measured(nats=nats, drop_pp=drop, upper_pp=upper, samples=len(some))
+        return summary(evaluator.measure_lowered(models, setting, lowered, None))
+
+    found = choose_jointly(
+        space, sensitivity, max_drop_pp, measure=measure, measure_lowered=measure_lowered
+    )
+    finalist = _confirm(found, evaluator, models, max_drop_pp, options, measure_built)
+    return Choice(
+        method="measured",
+        model=models.build(finalist.setting),
+        predicted=round(evaluator.percent_of(judged.float_ranks) - finalist.predicted_pp, 6),
+        predicted_drops=_shares(space, sensitivity, finalist),
+        evaluations=_choices(space, sensitivity) + len(found.tried),
+        table={**sensitivity.as_json(), "finalists": [_as_json(one) for one in found.tried]},
+    )
+
+
+def _confirm(
+    found: JointChoice,
+    evaluator: Evaluator,
+    models: Models,
+    max_drop_pp: float,
+    options: CompileOptions,
+    measure_built: MeasureBuilt,
+) -> Finalist:
+    """The cheapest finalist that the built library confirms too; without one, the best.
+
+    The evaluator sums in another order than the library: a picture at a tie may fall otherwise.
+    """
+    hits = evaluator.judged.float_ranks < evaluator.top
+    chosen = next(one for one in found.tried if one.setting == found.setting and one.whole)
+    if not found.met:
+        return chosen
+    kept = [one for one in found.tried if one.whole and one.kept and one.cost >= chosen.cost]
+    for one in sorted(kept, key=lambda one: one.cost):
+        drop = compare(hits, measure_built(models.build(one.setting)) < evaluator.top)
+        upper = drop.interval_pp[1] if options.strict else drop.drop_pp
+        if upper <= max_drop_pp:
+            return one
+    return chosen
+
+
+def _shares(space: Space, sensitivity: Sensitivity, finalist: Finalist) -> dict[str, float]:
+    """The predicted drop shared out over the layers by the divergences of the tables."""
+    bits = dict(finalist.setting.bits)
+    readers = list(space.tensors.values())
+    own = {
+        name: sensitivity.bases[name][b]
+        + sensitivity.bits[space.tensors[name]][bits[space.tensors[name]]]
+        / readers.count(space.tensors[name])
+        for name, b in finalist.setting.bases
+    }
+    total = max(sum(own.values()), 1e-12)
+    return {name: round(finalist.predicted_pp * nats / total, 6) for name, nats in own.items()}
+
+
+def _choices(space: Space, sensitivity: Sensitivity) -> int:
+    counts: Sequence[Sequence[int]] = (*space.bases.values(), *space.bits.values())
+    return sum(map(len, counts)) + len(sensitivity.correlations)
+
+
+def _as_json(one: Finalist) -> dict[str, Any]:
+    return {
+        "bases": [count for _, count in one.setting.bases],
+        "bits": [count for _, count in one.setting.bits],
+        "cost": one.cost,
+        "predicted_drop_pp": round(one.predicted_pp, 4),
+        "expected_drop_pp": round(one.expected_pp, 4),
+        "drop_pp": round(one.measured.drop_pp, 4),
+        "nats": round(one.measured.nats, 6),
+        "samples": one.measured.samples,
+        "in_sequence": one.whole,
+        "kept": one.kept,
+    }

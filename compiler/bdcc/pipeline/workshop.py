@@ -56,12 +56,17 @@ class Workshop:
         return plan
 
     def project(self, model: QuantizedModel) -> Path:
-        """The folder with the model's sources. Models differ in their bits alone.
+        """The folder with the model's sources. Models differ in their bases and bits alone.
 
         Golden vectors are generated pictures: nobody's photographs are handed on with a project.
         """
-        bits = tuple(sorted((tensor, quant.bits) for tensor, quant in model.tensors.items()))
-        if bits not in self.written:
+        choice = tuple(
+            sorted(
+                [(tensor, quant.bits) for tensor, quant in model.tensors.items()]
+                + [(name, one.bases) for name, one in model.decomposed.layers.items()]
+            )
+        )
+        if choice not in self.written:
             folder = self.folder / f"candidate{len(self.written)}"
             folder.mkdir()
             golden = generate_pictures(
@@ -71,5 +76,5 @@ class Workshop:
                 seed=self.seed,
             )
             emit(self.plan(model), folder, pictures=golden.batch(range(GOLDEN_PICTURES)))
-            self.written[bits] = folder
-        return self.written[bits]
+            self.written[choice] = folder
+        return self.written[choice]

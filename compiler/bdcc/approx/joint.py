@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: 0BSD
+"""Bases and bits of every layer together, as cheap as the tolerance allows.
+
+    front      settings that no other beats in cost and predicted divergence, from the tables
+    finalists  where along the front the tolerance is kept is found by measuring, each step going
+               where the prediction, corrected by what was measured, says
+    lowering   every single choice of the result is tried one lower, and taken if it keeps the
+               tolerance
+
+A setting counts only if its measured drop keeps the tolerance *and* the drop that its divergence
+goes with does: the least of many noisy counts would be too good by chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bdcc.approx.sensitivity import SMALLEST, Sensitivity
+
+F64 = npt.NDArray[np.float64]
+Cost = Callable[[str, int, int], float]  # of a layer with B bases and Q bits; costs add up
+
+SPREAD = 0.7  # how far, in the log of the divergence, what was measured speaks for its neighbours
+PRIOR = 0.2  # weight of the tables' own points per nat, as a part of the divergence asked about
+IN_SEQUENCE = 0.6  # of the drop that single choices predict is what remains after compensation
+TRADES = np.geomspace(1e-3, 1e5, 400)  # prices of a nat, as parts of the dearest setting's cost
+EVALUATIONS = 7  # on the front
+TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """bases: B by layer; bits: Q by tensor; both in graph order."""
+
+    bases: tuple[tuple[str, int], ...]
+    bits: tuple[tuple[str, int], ...]
+
+    def lowered(self, name: str, *, of_bits: bool) -> Setting:
+        """With one less for a layer's bases or a tensor's bits."""
+        rows = self.bits if of_bits else self.bases
+        rows = tuple((key, count - (key == name)) for key, count in rows)
+        return replace(self, bits=rows) if of_bits else replace(self, bases=rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What may be chosen. tensors: what each layer reads; bases: by layer; bits: by tensor."""
+
+    tensors: Mapping[str, str]
+    bases: Mapping[str, Sequence[int]]
+    bits: Mapping[str, Sequence[int]]
+    cost: Cost
+
+    def cost_of(self, setting: Setting) -> float:
+        bits = dict(setting.bits)
+        return sum(self.cost(name, b, bits[self.tensors[name]]) for name, b in setting.bases)
+
+    def lowerings(self, setting: Setting) -> Iterator[Setting]:
+        """All settings with one choice one lower."""
+        for name, count in setting.bases:
+            if count > min(self.bases[name]):
+                yield setting.lowered(name, of_bits=False)
+        for name, count in setting.bits:
+            if count > min(self.bits[name]):
+                yield setting.lowered(name, of_bits=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """nats: divergence; drop_pp: what the metric lost; upper_pp: what has to keep the tolerance
+    (the drop itself, or with --strict the upper end of its interval); samples: pictures.
+    """
+
+    nats: float
+    drop_pp: float
+    upper_pp: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """predicted_pp: the drop, fixed before it was measured; whole: whether it was decomposed anew,
+    not only changed in one place.
+    """
+
+    setting: Setting
+    cost: float
+    predicted_pp: float
+    expected_pp: float
+    measured: Measured
+    whole: bool
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointChoice:
+    setting: Setting
+    predicted_pp: float
+    met: bool
+    tried: tuple[Finalist, ...]
+
+
+def predicted_nats(sensitivity: Sensitivity, setting: Setting) -> float:
+    """Divergence of a setting by the tables: the sum, and what is correlated."""
+    bits = dict(setting.bits)
+    own = {tensor: sensitivity.bits[tensor][count] for tensor, count in bits.items()}
+    total = sum(own.values()) + sum(sensitivity.bases[name][b] for name, b in setting.bases)
+    for (a, b), rho in sensitivity.correlations.items():
+        total += 2 * rho * float(np.sqrt(own[a] * own[b]))
+    return max(total, SMALLEST)
+
+
+def find_front(space: Space, sensitivity: Sensitivity) -> list[Setting]:
+    """Settings of least cost for their predicted divergence, the dearest first.
+
+    For a growing price of cost against divergence each tensor, with the layers that read it, takes
+    its best choice given the others, until none changes.
+    """
+    sites = _Sites(space, sensitivity)
+    found: dict[Setting, tuple[float, float]] = {}
+    chosen = sites.dearest()
+    scale = space.cost_of(sites.setting(chosen))
+    for price in TRADES[::-1]:
+        chosen = sites.settle(chosen, price * scale)
+        setting = sites.setting(chosen)
+        found[setting] = (space.cost_of(setting), predicted_nats(sensitivity, setting))
+    front: list[Setting] = []
+    least = np.inf
+    for setting, (_, nats) in sorted(found.items(), key=lambda item: item[1]):
+        if nats < least:
+            front.append(setting)
+            least = nats
+    return front[::-1]
+
+
+class _Sites:
+    """For each tensor: every combination of its bits and its readers' bases."""
+
+    def __init__(self, space: Space, sensitivity: Sensitivity) -> None:
+        self._space, self._tensors = space, list(space.bits)
+        self._options: list[list[tuple[int, tuple[int, ...]]]] = []
+        self._costs: list[F64] = []
+        self._nats: list[F64] = []  # of the weights and of the bits
+        self._roots: list[F64] = []  # of the bits' divergence: what correlations go with
+        self._readers: list[list[str]] = []
+        for tensor in self._tensors:
+            readers = [name for name, read in space.tensors.items() if read == tensor]
+            options = [
+                (q, bases)
+                for q in space.bits[tensor]
+                for bases in itertools.product(*(space.bases[name] for name in readers))
+            ]
+            own = sensitivity.bits[tensor]
+            self._readers.append(readers)
+            self._options.append(options)
+            self._costs.append(
+                np.array(
+                    [
+                        sum(space.cost(n, b, q) for n, b in zip(readers, bases, strict=True))
+                        for q, bases in options
+                    ]
+                )
+            )
+            self._nats.append(
+                np.array(
+                    [
+                        own[q]
+                        + sum(sensitivity.bases[n][b] for n, b in zip(readers, bases, strict=True))
+                        for q, bases in options
+                    ]
+                )
+            )
+            self._roots.append(np.sqrt([own[q] for q, _ in options]))
+        index = {tensor: i for i, tensor in enumerate(self._tensors)}
+        self._rho = np.zeros((len(index), len(index)))
+        for (a, b), rho in sensitivity.correlations.items():
+            self._rho[index[a], index[b]] = self._rho[index[b], index[a]] = rho
+
+    def dearest(self) -> list[int]:
+        return [int(costs.argmax()) for costs in self._costs]
+
+    def settle(self, chosen: list[int], price: float) -> list[int]:
+        """price: of a nat."""
+        chosen = list(chosen)
+        for _ in range(20):
+            before = list(chosen)
+            for site, (costs, nats, roots) in enumerate(
+                zip(self._costs, self._nats, self._roots, strict=True)
+            ):
+                others = sum(
+                    self._rho[site, j] * self._roots[j][chosen[j]]
+                    for j in range(len(chosen))
+                    if j != site
+                )
+                chosen[site] = int(np.argmin(costs + price * (nats + 2 * roots * others)))
+            if chosen == before:
+                break
+        return chosen
+
+    def setting(self, chosen: Sequence[int]) -> Setting:
+        picked = [options[i] for options, i in zip(self._options, chosen, strict=True)]
+        bases = {
+            name: b
+            for readers, (_, own) in zip(self._readers, picked, strict=True)
+            for name, b in zip(readers, own, strict=True)
+        }
+        return Setting(
+            bases=tuple((name, bases[name]) for name in self._space.tensors),
+            bits=tuple((t, q) for t, (q, _) in zip(self._tensors, picked, strict=True)),
+        )
+
+
+@dataclass(slots=True)
+class _Forecast:
+    """Points per nat, learnt from what was measured, the nearest counting most."""
+
+    prior: float
+    seen: list[tuple[float, float]] = field(default_factory=list)  # nats, points
+
+    def points(self, nats: float) -> float:
+        weight = PRIOR * nats
+        above, below = weight * self.prior, weight
+        for other, points in self.seen:
+            near = float(np.exp(-0.5 * (np.log(nats / other) / SPREAD) ** 2))
+            above, below = above + near * points, below + near * other
+        return max(above / below, 0.0) * nats
+
+
+def choose_jointly(
+    space: Space,
+    sensitivity: Sensitivity,
+    max_drop_pp: float,
+    *,
+    measure: Callable[[Setting], Measured],
+    measure_lowered: Callable[[Setting, Setting], Measured],
+) -> JointChoice:
+    """The cheapest setting found whose drop is at most `max_drop_pp` percentage points.
+
+    measure: a setting, decomposed in sequence; measure_lowered(setting, lowered): the first with
+    one choice changed in place, on as many pictures as tell.
+    """
+    return _Search(space, sensitivity, max_drop_pp, measure, measure_lowered).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        space: Space,
+        sensitivity: Sensitivity,
+        max_drop_pp: float,
+        measure: Callable[[Setting], Measured],
+        measure_lowered: Callable[[Setting, Setting], Measured],
+    ) -> None:
+        self.space, self.sensitivity, self.max_drop_pp = space, sensitivity, max_drop_pp
+        self._measure, self._measure_lowered = measure, measure_lowered
+        self.tried: dict[Setting, Finalist] = {}
+        self.lowered: list[Finalist] = []
+        prior = sensitivity.drop_per_nat
+        self._by_tables = _Forecast(prior * IN_SEQUENCE)
+        self._by_measure = _Forecast(prior)
+
+    def run(self) -> JointChoice:
+        front = find_front(self.space, self.sensitivity)
+        found = self.along(front)
+        if found is None:
+            best = min(self.tried.values(), key=lambda f: (f.measured.upper_pp, f.cost))
+            return self.choice(best, met=False)
+        return self.choice(self.lower(found), met=True)
+
+    def choice(self, finalist: Finalist, *, met: bool) -> JointChoice:
+        return JointChoice(
+            setting=finalist.setting,
+            predicted_pp=finalist.predicted_pp,
+            met=met,
+            tried=(*self.tried.values(), *self.lowered),
+        )
+
+    def forecast(self, setting: Setting) -> float:
+        return self._by_tables.points(predicted_nats(self.sensitivity, setting))
+
+    def evaluate(self, setting: Setting) -> Finalist:
+        if setting not in self.tried:
+            predicted = self.forecast(setting)
+            measured = self._measure(setting)
+            nats = predicted_nats(self.sensitivity, setting)
+            self._by_tables.seen.append((nats, measured.drop_pp))
+            self._by_measure.seen.append((max(measured.nats, SMALLEST), measured.drop_pp))
+            self.tried[setting] = self._finalist(setting, predicted, measured, whole=True)
+        return self.tried[setting]
+
+    def _finalist(
+        self, setting: Setting, predicted: float, measured: Measured, *, whole: bool
+    ) -> Finalist:
+        expected = self._by_measure.points(max(measured.nats, SMALLEST))
+        margin = measured.upper_pp - measured.drop_pp
+        kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
+        return Finalist(
+            setting=setting,
+            cost=self.space.cost_of(setting),
+            predicted_pp=predicted,
+            expected_pp=expected,
+            measured=measured,
+            whole=whole,
+            kept=kept,
+        )
+
+    def along(self, front: list[Setting]) -> Finalist | None:
+        """The cheapest of the front that keeps the tolerance, taking it as monotone."""
+        good, bad, margin = -1, len(front), 0.0
+        for _ in range(EVALUATIONS + len(front)):
+            if bad - good <= 1 or (good >= 0 and len(self.tried) >= EVALUATIONS):
+                break
+            fits = [self.forecast(s) + margin <= self.max_drop_pp for s in front]
+            aim = max((i for i, fit in enumerate(fits) if fit), default=0)
+            if len(self.tried) >= EVALUATIONS // 2:
+                aim = (good + bad) // 2  # the prediction has had its chance
+            aim = min(max(aim, good + 1), bad - 1)
+            finalist = self.evaluate(front[aim])
+            margin = finalist.measured.upper_pp - finalist.measured.drop_pp
+            good, bad = (aim, bad) if finalist.kept else (good, aim)
+        return self.tried[front[good]] if good >= 0 else None
+
+    def lower(self, current: Finalist) -> Finalist:
+        """Try each choice one lower, what saves most first; go on from what keeps the tolerance."""
+        waiting = list(self.space.lowerings(current.setting))
+        done: set[Setting] = set()
+        while waiting:
+            waiting.sort(key=self.space.cost_of)
+            lowered = waiting.pop(0)
+            if lowered in done or lowered in self.tried:
+                continue
+            done.add(lowered)
+            predicted = self.forecast(lowered)
+            measured = self._measure_lowered(current.setting, lowered)
+            tried = self._finalist(lowered, predicted, measured, whole=False)
+            self.lowered.append(tried)
+            if not tried.kept:
+                continue
+            whole = self.evaluate(lowered)
+            if whole.kept:
+                # What was too much before is still too much from here.
+                refused = {_difference(current.setting, one) for one in done - {lowered}}
+                current = whole
+                waiting = [
+                    one
+                    for one in self.space.lowerings(current.setting)
+                    if _difference(current.setting, one) not in refused
+                ]
+        return current
+
+
+def _difference(setting: Setting, lowered: Setting) -> tuple[str, str]:
+    """("bases" or "bits", name) of the one choice that differs."""
+    for kind, before, after in (
+        ("bases", setting.bases, lowered.bases),
+        ("bits", setting.bits, lowered.bits),
+    ):
+        for one, other in zip(before, after, strict=True):
+            if one != other:
+                return kind, one[0]
+    raise ValueError("the settings are equal")

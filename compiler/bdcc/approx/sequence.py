@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: 0BSD
+"""Layer by layer through the network: each is decomposed on the inputs that it will really have.
+
+Two flows of the same pictures are compared: the float network's, of which samples are taken once
+(`observe`), and that of the network as it is decomposed and quantized so far. The target of a layer
+is its float output, so that it also makes up for what the layers before it did: its weights are
+first replaced by their ridge regression onto the new inputs, then decomposed with the second
+moments of these (aware.py); the bias takes up what is left in the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+import threadpoolctl
+
+from bdcc.approx.aware import AwareFit, FullMoments, Moments, SampleMoments, fit_filters
+from bdcc.approx.decompose import decompose_filters
+from bdcc.approx.evaluate import (
+    Network,
+    PictureSource,
+    Progress,
+    columns_at,
+    fake_quantize,
+    forward,
+    nhwc,
+    ordered_weights,
+    prepare,
+)
+from bdcc.approx.model import U8, DecomposedModel, Decomposition, QuantizedModel, TensorQuant
+from bdcc.approx.quantize import RangeMode, RangeObserver, TensorStats, choose_range
+from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, WeightLayer, reads
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+PICTURES = 16  # of one batch of a flow
+ROWS = 24_000  # output pixels of a conv layer whose inputs make its second moments
+RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
+DAMPING = 0.02  # of the mean diagonal of the second moments
+WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
+FILTERS = 1024  # that are fitted together
+TEMPLATES = 32  # filters that show how levels lie
+SETTLED = 1e-9  # a variance under this part of the largest is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Observed:
+    """What the float network does on the calibration pictures.
+
+    spots: by conv layer, int64 [pictures, p], output pixels; outputs: by layer, float32 [rows, N],
+    its outputs there (of dense layers: all); inputs: by layer, float32 [groups, rows, K], what some
+    of these outputs see (of dense layers: all), K in the order (KH, KW, CI); stats: by the tensors
+    that weight layers read.
+    """
+
+    graph: Graph
+    pictures: PictureSource
+    network: Network
+    spots: Mapping[str, I64]
+    outputs: Mapping[str, F32]
+    inputs: Mapping[str, F32]
+    stats: Mapping[str, TensorStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Problem:
+    """What a layer is fitted by: per group, the ridge target float64 [N, K] and second moments;
+    input_mean: float64 [groups, K]; output_mean: float64 [N], of the float layer.
+    """
+
+    layer: WeightLayer
+    targets: tuple[F64, ...]
+    moments: tuple[Moments, ...]
+    input_mean: F64
+    output_mean: F64
+
+
+def observe(
+    graph: Graph,
+    pictures: PictureSource,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Observed:
+    """Run the float network over the calibration pictures, once."""
+    network = prepare(DecomposedModel(graph=graph, layers={}))
+    total, layers = len(pictures), graph.weight_layers
+    spots = {
+        layer.name: _draw_spots(graph, layer, total, [seed, index])
+        for index, layer in enumerate(layers)
+        if isinstance(layer, Conv)
+    }
+    some = max(1, -(-RANGE_ROWS // total))
+    observers = {layer.input: RangeObserver() for layer in layers}
+    outputs: dict[str, list[F32]] = {layer.name: [] for layer in layers}
+    inputs: dict[str, list[F32]] = {layer.name: [] for layer in layers}
+
+    def run(rows: range) -> tuple[dict[str, F32], dict[str, F32], dict[str, F32]]:
+        """The inputs of the weight layers, and samples of what they see and make."""
+        values = {graph.input: nhwc(pictures.batch(rows))}
+        whole, seen, made = {}, {}, {}
+        for nodes, layer in _segments(graph):
+            values = forward(network, nodes, values, {})
+            if layer is None:
+                break
+            whole[layer.input] = x = values[layer.input]
+            y = values[layer.output]
+            if isinstance(layer, Conv):
+                where = spots[layer.name][rows.start : rows.stop]
+                every = max(1, where.shape[1] // some)
+                seen[layer.name] = columns_at(graph, layer, x, where[:, ::every][:, :some])
+                y = np.take_along_axis(y.reshape(len(y), -1, y.shape[-1]), where[..., None], axis=1)
+                made[layer.name] = y.reshape(-1, y.shape[-1])
+            else:
+                seen[layer.name], made[layer.name] = x[None], y
+        return whole, seen, made
+
+    with _threads(workers) as pool:
+        batches = _batches(total)
+        for rows, (whole, seen, made) in zip(batches, pool.map(run, batches), strict=True):
+            for tensor, x in whole.items():
+                observers[tensor].observe(x)
+            for name in inputs:
+                inputs[name].append(seen[name])
+                outputs[name].append(made[name])
+            if progress:
+                progress("observe", rows.stop, total)
+    return Observed(
+        graph=graph,
+        pictures=pictures,
+        network=network,
+        spots=spots,
+        outputs={name: np.concatenate(parts) for name, parts in outputs.items()},
+        inputs={name: np.concatenate(parts, axis=1) for name, parts in inputs.items()},
+        stats={tensor: observer.stats() for tensor, observer in observers.items()},
+    )
+
+
+def fit_range(observed: Observed, tensor: str, *, bits: int, mode: RangeMode) -> TensorQuant:
+    """How to quantize a tensor; mode clip: so that the layers that read it come closest.
+
+    Of steps around the one of least error on the tensor itself, that which leaves most of these
+    layers' output explained (a gain and an offset per filter are free: decomposition has them).
+    """
+    start = choose_range(observed.stats[tensor], bits=bits, mode=mode)
+    readers = [layer for layer in observed.graph.weight_layers if layer.input == tensor]
+    if mode != "clip" or start.delta is None:
+        return start
+    choices = [replace(start, delta=np.float32(start.delta * factor)) for factor in WIDER]
+    losses = [sum(_unexplained(observed, layer, choice) for layer in readers) for choice in choices]
+    return choices[int(np.argmin(losses))]
+
+
+def _unexplained(observed: Observed, layer: WeightLayer, quant: TensorQuant) -> float:
+    """Part of the layer's output variance that its quantized input no longer explains."""
+    lost = total = 0.0
+    for x, weight in zip(
+        observed.inputs[layer.name], observed.network.weights[layer.name], strict=True
+    ):
+        y, z = x @ weight, fake_quantize(x, quant) @ weight
+        y, z = y - y.mean(axis=0), z - z.mean(axis=0)
+        yy, yz, zz = (np.einsum("rn,rn->n", a, b) for a, b in ((y, y), (y, z), (z, z)))
+        lost += float((yy - yz**2 / np.where(zz > 0, zz, 1)).sum())
+        total += float(yy.sum())
+    return lost / total if total > 0 else 0.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SequenceDecomposer:
+    """Decomposes a graph for any number of settings; what settings share is kept.
+
+    mode: of ranges. The result does not depend on `workers`.
+    """
+
+    observed: Observed
+    mode: RangeMode
+    seed: int = 0
+    workers: int = 2
+    progress: Progress | None = None
+    _ranges: dict[tuple[str, int], TensorQuant] = field(default_factory=dict)
+    _on_float: dict[str, Problem] = field(default_factory=dict)
+    _singles: dict[tuple[str, int], Decomposition] = field(default_factory=dict)
+
+    def range_of(self, tensor: str, bits: int) -> TensorQuant:
+        """`fit_range`, once for each tensor and bits."""
+        key = tensor, bits
+        if key not in self._ranges:
+            self._ranges[key] = fit_range(self.observed, tensor, bits=bits, mode=self.mode)
+        return self._ranges[key]
+
+    def single(self, layer: WeightLayer, bases: int) -> Decomposition:
+        """The layer decomposed on its float inputs."""
+        key = layer.name, bases
+        if key not in self._singles:
+            if layer.name not in self._on_float:
+                self._find_float_problems()
+            self._singles[key] = self.fit(self._on_float[layer.name], bases)
+        return self._singles[key]
+
+    def fit(self, problem: Problem, bases: int) -> Decomposition:
+        """The best B bases for a layer's problem."""
+        layer, parts = problem.layer, []
+        for target, moments in zip(problem.targets, problem.moments, strict=True):
+            levels = _start_levels(target, bases, self.seed)
+            for start in range(0, len(target), FILTERS):
+                rows = slice(start, start + FILTERS)
+                parts.append((target[rows], moments, levels[rows]))
+        # Another round of a dense layer takes long and gains nothing that can be measured.
+        rounds, sweeps = (2, 1) if isinstance(layer, Dense) else (3, 2)
+
+        def work(part: tuple[F64, Moments, F64]) -> AwareFit:
+            target, moments, levels = part
+            return fit_filters(target, moments, levels=levels, rounds=rounds, sweeps=sweeps)
+
+        with _threads(self.workers) as pool:
+            fits = list(pool.map(work, parts))
+        one = Decomposition(
+            coefficients=np.concatenate([fit.coefficients for fit in fits]),
+            signs=_in_onnx_order(
+                self.observed.graph, layer, np.concatenate([fit.signs for fit in fits])
+            ),
+            scale=np.concatenate([fit.scale for fit in fits]),
+            bias=layer.bias,
+        )
+        return _with_bias(one, ordered_weights(self.observed.graph, layer, one), problem)
+
+    def decompose(
+        self, bases: Mapping[str, int], bits: Mapping[str, int]
+    ) -> tuple[QuantizedModel, Mapping[str, Problem]]:
+        """The layers named in `bases`, in sequence; the others stay float.
+
+        bits: by tensor; {}: weights alone, the activations being float. Also returns the problems
+        of the conv layers, for `fit` with other bases.
+        """
+        observed, graph = self.observed, self.observed.graph
+        weights, biases = dict(observed.network.weights), dict(observed.network.biases)
+        network = Network(graph=graph, weights=weights, biases=biases)
+        quants = {tensor: self.range_of(tensor, count) for tensor, count in bits.items()}
+        layers: dict[str, Decomposition] = {}
+        problems: dict[str, Problem] = {}
+        flow = _Flow(observed, self.workers)
+        for layer in graph.weight_layers:
+            if layer.name not in bases:
+                continue
+            flow.reach(layer, network, quants)
+            problem = _problem(observed, layer, flow, quants.get(layer.input))
+            one = self.fit(problem, bases[layer.name])
+            layers[layer.name], problems[layer.name] = one, problem
+            weights[layer.name] = ordered_weights(graph, layer, one)
+            biases[layer.name] = one.bias
+            if self.progress:
+                self.progress("decompose", len(layers), len(bases))
+        model = DecomposedModel(graph=graph, layers=layers)
+        return QuantizedModel(decomposed=model, tensors=quants), problems
+
+    def _find_float_problems(self) -> None:
+        """The problems of all layers on the float inputs, in one pass of the float network."""
+        observed = self.observed
+        flow = _Flow(observed, self.workers)
+        for count, layer in enumerate(observed.graph.weight_layers, start=1):
+            flow.reach(layer, observed.network, {})
+            self._on_float[layer.name] = _problem(observed, layer, flow, None)
+            if self.progress:
+                self.progress("moments", count, len(observed.graph.weight_layers))
+
+
+class _Flow:
+    """The calibration pictures on their way through a network, up to one layer after another."""
+
+    def __init__(self, observed: Observed, workers: int) -> None:
+        self.observed, self.workers = observed, workers
+        self._batches = _batches(len(observed.pictures))
+        self._values: list[dict[str, F32]] | None = None
+        self._done = 0
+
+    def reach(
+        self, layer: WeightLayer, network: Network, quants: Mapping[str, TensorQuant]
+    ) -> None:
+        """Compute what the layer reads, with the network as it is now."""
+        graph = self.observed.graph
+        stop = graph.nodes.index(layer)
+        nodes = graph.nodes[self._done : stop]
+        wanted = {tensor for node in graph.nodes[stop:] for tensor in reads(node)}
+        self._done = stop
+
+        def advance(index: int) -> dict[str, F32]:
+            if self._values is None:
+                values = {graph.input: nhwc(self.observed.pictures.batch(self._batches[index]))}
+            else:
+                values = self._values[index]
+            values = forward(network, nodes, values, quants)
+            return {tensor: x for tensor, x in values.items() if tensor in wanted}
+
+        with _threads(self.workers) as pool:
+            self._values = list(pool.map(advance, range(len(self._batches))))
+
+    def inputs(self, layer: WeightLayer, quant: TensorQuant | None) -> Iterator[tuple[range, F32]]:
+        """(pictures, x float32 [n, ..]) batch by batch, as the layer gets it."""
+        assert self._values is not None, "a layer was reached"
+        for rows, values in zip(self._batches, self._values, strict=True):
+            x = values[layer.input]
+            yield rows, x if quant is None else fake_quantize(x, quant)
+
+
+def _problem(
+    observed: Observed, layer: WeightLayer, flow: _Flow, quant: TensorQuant | None
+) -> Problem:
+    match layer:
+        case Conv():
+            return _conv_problem(observed, layer, flow, quant)
+        case Dense():
+            return _dense_problem(observed, layer, flow, quant)
+        case _:
+            assert_never(layer)
+
+
+def _conv_problem(
+    observed: Observed, layer: Conv, flow: _Flow, quant: TensorQuant | None
+) -> Problem:
+    weights = observed.network.weights[layer.name]
+    groups, size, filters = weights.shape
+    outputs = observed.outputs[layer.name]
+    mean = outputs.mean(axis=0, dtype=np.float64)
+    spots = observed.spots[layer.name]
+    per = spots.shape[1]
+    made = (outputs - mean.astype(np.float32)).reshape(len(outputs), groups, filters)
+    second, cross = np.zeros((groups, size, size)), np.zeros((groups, filters, size))
+    total = np.zeros((groups, size))
+
+    def gather(batch: tuple[range, F32]) -> tuple[F32, F32, F64]:
+        rows, x = batch
+        seen = columns_at(observed.graph, layer, x, spots[rows.start : rows.stop])
+        y = made[rows.start * per : rows.stop * per]
+        both = [seen[g].T @ seen[g] for g in range(groups)]
+        mixed = [y[:, g].T @ seen[g] for g in range(groups)]
+        return np.array(both), np.array(mixed), seen.sum(axis=1, dtype=np.float64)
+
+    with _threads(flow.workers) as pool:
+        for both, mixed, seen in pool.map(gather, flow.inputs(layer, quant)):
+            second += both
+            cross += mixed
+            total += seen
+    count = len(outputs)
+    average = total / count
+    targets, moments = [], []
+    for group in range(groups):
+        covariance = second[group] / count - np.outer(average[group], average[group])
+        weight = weights[group].T.astype(np.float64)
+        gap = cross[group] / count - weight @ covariance
+        of_input = FullMoments(covariance, damping=DAMPING)
+        target = weight.copy()
+        target[:, of_input.order] += of_input.solve(gap[:, of_input.order])
+        targets.append(target)
+        moments.append(of_input)
+    return Problem(
+        layer=layer,
+        targets=tuple(targets),
+        moments=tuple(moments),
+        input_mean=average,
+        output_mean=mean,
+    )
+
+
+def _dense_problem(
+    observed: Observed, layer: Dense, flow: _Flow, quant: TensorQuant | None
+) -> Problem:
+    x = np.concatenate([x for _, x in flow.inputs(layer, quant)])
+    y, weight = observed.outputs[layer.name], observed.network.weights[layer.name][0]
+    input_mean, output_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+    share = 1 / np.sqrt(len(x))
+    samples = (x - input_mean) * share
+    residual = (y - output_mean) * share - samples @ weight
+    target = weight.T.astype(np.float64)
+    moments: Moments
+    if len(x) < x.shape[1]:
+        moments = SampleMoments(samples, damping=DAMPING)
+        target[:, moments.order] += moments.solve_samples(residual)
+    else:
+        moments = FullMoments(samples.T @ samples, damping=DAMPING)
+        target[:, moments.order] += moments.solve((residual.T @ samples)[:, moments.order])
+    return Problem(
+        layer=layer,
+        targets=(target,),
+        moments=(moments,),
+        input_mean=input_mean[None],
+        output_mean=output_mean,
+    )
+
+
+def _with_bias(one: Decomposition, ordered: F32, problem: Problem) -> Decomposition:
+    """With the bias that gives the float layer's mean output; ordered: weights [groups, K, N]."""
+    mean = np.einsum("gk,gkn->gn", problem.input_mean, ordered.astype(np.float64)).reshape(-1)
+    return replace(one, bias=(problem.output_mean - mean).astype(np.float32))
+
+
+# --- filters ------------------------------------------------------------------------------
+
+
+def _start_levels(target: F64, bases: int, seed: int) -> F64:
+    """float64 [N, B], real coefficients to start from: how the levels of some filters lie, at the
+    size of each.
+    """
+    some = target[:: -(-len(target) // TEMPLATES)].astype(np.float32)
+    coefficients, _, scale = decompose_filters(some, bases=bases, seed=seed)
+    spread = np.sqrt((some.astype(np.float64) ** 2).mean(axis=1))
+    alive = spread > 0
+    if not alive.any():
+        return np.ones((len(target), bases))
+    levels = coefficients * scale[:, None].astype(np.float64)
+    template = np.median(levels[alive] / spread[alive, None], axis=0)
+    size = np.sqrt((target**2).mean(axis=1))
+    return np.asarray(np.where(size > 0, size, 1)[:, None] * template)
+
+
+def _in_onnx_order(graph: Graph, layer: WeightLayer, signs: U8) -> U8:
+    """[N, K] from (KH, KW, CI), or the order of a flattened map, to ONNX's."""
+    match layer:
+        case Conv():
+            shape = (*layer.kernel, layer.weight.shape[1])
+        case Dense():
+            channels, height, width = graph.map_shape(layer.input)
+            shape = (height, width, channels)
+        case _:
+            assert_never(layer)
+    maps = signs.reshape(len(signs), *shape).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(maps).reshape(signs.shape)
+
+
+# --- flows --------------------------------------------------------------------------------
+
+
+def _segments(graph: Graph) -> Iterator[tuple[Sequence[Node], WeightLayer | None]]:
+    """The nodes up to each weight layer, with it; what follows the last one has None."""
+    start = 0
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node, Conv | Dense):
+            yield graph.nodes[start : index + 1], node
+            start = index + 1
+    yield graph.nodes[start:], None
+
+
+def _draw_spots(graph: Graph, layer: Conv, pictures: int, seed: Sequence[int]) -> I64:
+    """int64 [pictures, p]: output pixels, different ones of each picture."""
+    _, height, width = graph.shapes[layer.output]
+    count = min(height * width, -(-ROWS // pictures))
+    draws = np.random.default_rng(seed)
+    drawn = [draws.choice(height * width, count, replace=False) for _ in range(pictures)]
+    return np.sort(np.array(drawn, np.int64), axis=1)
+
+
+def _batches(count: int) -> list[range]:
+    return [range(start, min(start + PICTURES, count)) for start in range(0, count, PICTURES)]
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that have a BLAS of one thread each: sums do not depend on how many there are."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        yield pool
