@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: 0BSD
-"""The tables against evaluation entry by entry, both searches against enumeration."""
+"""The tables against evaluation entry by entry, the paper's search against enumeration."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +16,6 @@ from bdcc.approx.decompose import decompose
 from bdcc.approx.evaluate import calibrate, first_classes, ranks_of
 from bdcc.approx.model import DecomposedModel
 from bdcc.approx.search import (
-    bit_operations,
-    choose_measured,
     choose_paper,
     layer_drops,
     predict,
@@ -32,7 +29,7 @@ from bdcc.approx.tables import (
     plan_tables,
 )
 from bdcc.errors import OptionError
-from bdcc.ir.graph import Flatten, Graph, Relu, infer_shapes, macs
+from bdcc.ir.graph import Flatten, Graph, Relu, infer_shapes
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
@@ -179,14 +176,6 @@ def lost(tables: Tables, bits: tuple[int, ...]) -> int:
     return drop
 
 
-def named(bits: tuple[int, ...]) -> dict[str, int]:
-    return {f"conv{i + 1}": b for i, b in enumerate(bits)}
-
-
-def cost_of(layer: str, bits: int) -> float:
-    return bits * {"conv1": 105.0, "conv2": 224.0, "conv3": 149.0, "conv4": 112.0}[layer]
-
-
 def choices(layers: int):
     return itertools.product(BITS, repeat=layers)
 
@@ -246,139 +235,8 @@ def test_paper_search_needs_a_chain() -> None:
         choose_paper(tables, 5.0)
 
 
-class Truth:
-    """A measure with a known answer, counting what it is asked."""
-
-    def __init__(self, tables: Tables, noise: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self.tables = tables
-        self.noise = rng.integers(-noise, noise + 1, size=(7,) * len(tables.layers))
-        self.asked: list[tuple[int, ...]] = []
-
-    def hits(self, bits: tuple[int, ...]) -> int:
-        place = tuple(BITS.index(b) for b in bits)
-        return self.tables.reference - lost(self.tables, bits) + int(self.noise[place])
-
-    def __call__(self, bits: Mapping[str, int]) -> float:
-        self.asked.append(tuple(bits.values()))
-        return 100.0 * self.hits(self.asked[-1]) / self.tables.total
-
-    def keeps(self, bits: tuple[int, ...], max_drop: float) -> bool:
-        return 100 * (self.tables.reference - self.hits(bits)) <= max_drop * self.tables.total
-
-
-@pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("pairs", [True, False])
-@pytest.mark.parametrize("max_drop", [2.0, 6.5, 20.0])
-def test_measured_search_is_optimal_where_prediction_is_true(layers, pairs, max_drop) -> None:
-    for seed in range(3):
-        tables = made_up(np.random.default_rng(seed), layers, pairs=pairs)
-        truth = Truth(tables, 0, seed)
-        choice = choose_measured(tables, max_drop, cost=cost_of, measure=truth)
-        inside = [bits for bits in choices(layers) if truth.keeps(bits, max_drop)]
-        assert choice.met == bool(inside)
-        assert len(truth.asked) == len(set(truth.asked)) == len(choice.tried)
-        if inside:
-            costs = {
-                bits: sum(cost_of(name, b) for name, b in named(bits).items()) for bits in inside
-            }
-            assert costs[tuple(choice.bits.values())] == min(costs.values())
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("max_drop", [1.0, 6.5, 20.0])
-def test_measured_search_keeps_d_where_prediction_is_wrong(seed: int, max_drop: float) -> None:
-    tables = made_up(np.random.default_rng(seed), 4)
-    truth = Truth(tables, 8, seed)  # 4 points, either way
-    steps: list[int] = []
-    choice = choose_measured(
-        tables,
-        max_drop,
-        cost=cost_of,
-        measure=truth,
-        progress=lambda stage, done, total: steps.append(done),
-    )
-    bits = tuple(choice.bits.values())
-    assert steps == list(range(1, len(choice.tried) + 1))
-    assert len(truth.asked) == len(set(truth.asked))
-    assert [tuple(finalist.bits.values()) for finalist in choice.tried] == truth.asked
-    for finalist in choice.tried:
-        assert finalist.measured == 100.0 * truth.hits(tuple(finalist.bits.values())) / 200
-    if choice.met:
-        assert truth.keeps(bits, max_drop)
-        assert len(truth.asked) <= 40  # of 2,401
-        for i, count in enumerate(bits):  # lowering any one breaks D, and was tried
-            if count > 2:
-                lower = (*bits[:i], count - 1, *bits[i + 1 :])
-                assert lower in truth.asked
-                assert not truth.keeps(lower, max_drop)
-    else:
-        assert not any(truth.keeps(asked, max_drop) for asked in truth.asked)
-        assert (8,) * 4 in truth.asked
-        assert truth.hits(bits) == max(map(truth.hits, truth.asked))
-
-
-def test_measured_search_steps_up_when_the_whole_front_fails() -> None:
-    tables = made_up(np.random.default_rng(1), 3)
-
-    def measure(bits: Mapping[str, int]) -> float:
-        """Far worse than predicted unless nearly everything has 8 bits."""
-        return 76.0 if sum(bits.values()) >= 23 else 50.0
-
-    choice = choose_measured(tables, 1.0, cost=cost_of, measure=measure)
-    assert choice.met
-    assert sum(choice.bits.values()) == 23
-    choice = choose_measured(tables, 1.0, cost=cost_of, measure=lambda bits: 10.0)
-    assert not choice.met
-    assert {"conv1": 8, "conv2": 8, "conv3": 8} in [finalist.bits for finalist in choice.tried]
-
-
-def test_a_drop_of_exactly_d_is_kept() -> None:
-    tables = made_up(np.random.default_rng(1), 1)
-    for hits in range(100, 152):
-        drop = 100.0 * (152 - hits) / 200
-        choice = choose_measured(
-            tables, drop, cost=cost_of, measure=lambda bits, hits=hits: 100.0 * hits / 200
-        )
-        assert choice.met
-
-
-def test_many_layers_are_not_enumerated() -> None:
-    tables = made_up(np.random.default_rng(3), 20, total=5000)
-    asked: list[int] = []
-
-    def measure(bits: Mapping[str, int]) -> float:
-        asked.append(1)
-        return predict(tables, tuple(bits.values()))
-
-    choice = choose_measured(tables, 4.0, cost=lambda layer, bits: float(bits), measure=measure)
-    assert choice.met
-    assert len(asked) < 60
-
-
-def test_layers_that_share_a_tensor_share_its_bits() -> None:
-    tables = replace(made_up(np.random.default_rng(2), 2, pairs=False), layers=(("a", "b"), ("c",)))
-    choice = choose_measured(
-        tables,
-        10.0,
-        cost=lambda layer, bits: float(bits),
-        measure=lambda bits: predict(tables, (bits["a"], bits["c"])),
-    )
-    assert choice.bits["a"] == choice.bits["b"]
-    assert choice.tried[0].cost == 2 * choice.tried[0].bits["a"] + choice.tried[0].bits["c"]
-
-
 def test_nothing_to_choose() -> None:
     """Dense layers only: their bits are fixed, and the one choice is the empty one."""
     tables = Tables(layers=(), bits=BITS, total=10, reference=9, base=8, singles=(), pairs=())
     paper = choose_paper(tables, 5.0)
     assert (paper.bits, paper.predicted, paper.met) == ({}, 90.0, True)
-    for hits, met in ((80.0, False), (90.0, True)):
-        choice = choose_measured(tables, 5.0, cost=cost_of, measure=lambda bits, hits=hits: hits)
-        assert (choice.bits, choice.met) == ({}, met)
-
-
-def test_cost_counts_bit_operations(model: DecomposedModel) -> None:
-    cost = bit_operations(model)
-    for node in model.graph.weight_layers:
-        assert cost(node.name, 5) == 5 * 2 * macs(node, model.graph.shapes)
