@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("bdcc: interrupted; what was finished is kept.", err=True)
-        if arguments[:1] == ["compile"]:
+        if arguments[:1] in (["compile"], ["sweep"]):
             again = [a for a in arguments if a != "--resume"]
             click.echo(f"Go on with: bdcc {shlex.join([*again, '--resume'])}", err=True)
         status = INTERRUPTED
@@ -93,9 +93,24 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _range(text: str) -> tuple[float, ...]:
+    """1,2,..,10 goes on in the step that its first two have."""
+    head, dots, tail = text.partition(",..,")
+    found = _numbers(head)
+    if not dots:
+        return found
+    (last,), step = _numbers(tail), found[-1] - found[-2] if len(found) > 1 else 0.0
+    if step <= 0 or not 0 < last - found[-1] < 1000 * step:
+        raise ValueError
+    steps = int((last - found[-1]) / step + 1e-9)
+    return (*found, *(round(found[-1] + step * n, 9) for n in range(1, steps + 1)))
+
+
 NUMBER = _Value("a number", float)
 INTEGER = _Value("a whole number", int)
 NUMBERS = _Value("a list of numbers like 1,2,3", _numbers)
+RANGE = _Value("a list of numbers like 1,2,4 or 1,2,..,10", _range)
+WHOLES = _Value("a list of whole numbers like 2,3", lambda text: tuple(map(int, text.split(","))))
 COUNTS = _Value("a whole number, a list like 4,3,2, or auto", _counts)
 WORKERS = _Value("a whole number or dask:ADDRESS", _workers)
 NAMES = _Value("a list of names", _names)
@@ -215,24 +230,34 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
     ("--calib", PATH, "DIR|FILE.npz", "To calibrate on  [default: 10 % of --data, at most 600]"),
     ("--holdout", PATH, "DIR|FILE.npz", "Never seen by the search  [default: 25 % of --data]"),
     ("--D --max-drop", NUMBER, "PP", "Tolerance: points below the float model  [default: 1]"),
-    ("--strict", None, None, "The holdout pictures have to keep the tolerance too."),
+    ("--strict", None, None, "Keep D by the 95 % interval's upper end, and on the holdout too."),
     ("--force", None, None, "Replace a project in OUT, and nothing but a project."),
     ("--name", TEXT, "NAME", "Prefix of the C names  [default: the file's name]"),
-    ("--bases", COUNTS, "N|auto|N1,..", "B: one value, one per conv, or one per decomposed layer."),
+    (
+        "--bases",
+        COUNTS,
+        "N|auto|N1,..",
+        "B: one value, one per conv, or per decomposed layer  [default: auto]",
+    ),
     (
         "--q",
         COUNTS,
         "N|auto|N1,..",
         "Activation bits, in the same forms  [default: auto, a search]",
     ),
-    ("--decompose", TEXT, "plain|aware", "How weights are decomposed  [default: plain]"),
+    (
+        "--decompose",
+        TEXT,
+        "plain|aware",
+        "How weights are decomposed  [default: aware; plain in the paper's]",
+    ),
     ("--range", TEXT, "clip|minmax|dynamic", "How activation ranges are chosen  [default: clip]"),
     ("--search", TEXT, "measured|paper", "How bits are chosen  [default: measured]"),
     (
         "--objective",
         TEXT,
         "latency|size|ops",
-        "What is made small; in this version always B * Q * MACs.",
+        "What is made small  [default: latency]",
     ),
     ("--kernel", TEXT, "auto|popcount|lut|bytedot", "Kernel family  [default: auto]"),
     ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
@@ -263,9 +288,13 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
 FIELDS = {"D": "max_drop_pp", "float": "float_only", "flash": "flash_bytes", "ram": "ram_bytes"}
 
 
-def _with_compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _with_compile_options(
+    command: Callable[..., Any], *, but: Sequence[str] = ()
+) -> Callable[..., Any]:
     for flags, kind, metavar, text in reversed(COMPILE_OPTIONS):
         names = flags.split()
+        if names[0] in but:
+            continue
         plain = names[0].removeprefix("--")
         field = FIELDS.get(plain, plain.replace("-", "_"))
         if kind is None:
@@ -310,6 +339,86 @@ def compile_command(model: Path, as_json: bool, **options: Any) -> int:
         _tell(f"bdcc: {result.missed}")
         return MISSED
     return 0
+
+
+# --- sweep ----------------------------------------------------------------------------------------
+
+
+def _with_sweep_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return _with_compile_options(command, but=("--D",))
+
+
+@cli.command(
+    epilog=_examples(
+        "bdcc sweep model.onnx --data pictures --D 10,20,..,40 --without-paper -o figure",
+        "bdcc sweep model.onnx --data pictures --D 20 --fixed-q 3,6 --json -o figure2 > all.json",
+    )
+)
+@click.argument("model", type=PATH, metavar="MODEL.onnx")
+@click.option(
+    *("--D", "--max-drop"),
+    "drops",
+    type=RANGE,
+    required=True,
+    metavar="PP,PP,..",
+    help="The tolerances, like 1,2,4 or 1,2,..,10.",
+)
+@click.option(
+    "--fixed-q",
+    "fixed_bits",
+    type=WHOLES,
+    metavar="N,N,..",
+    help="Bits of the points without a search  [default: 2,3,4,5,6,7,8]",
+)
+@click.option(
+    "--without-paper", is_flag=True, help="bdcc's own points alone; its tables take long."
+)
+@click.option("--keep", is_flag=True, help="Leave the project of every point in OUT/projects.")
+@_with_sweep_options
+@click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="The sweep's folder.")
+@JSON
+def sweep(
+    model: Path,
+    drops: tuple[float, ...],
+    fixed_bits: tuple[int, ...] | None,
+    without_paper: bool,
+    keep: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Time against accuracy of MODEL.onnx over tolerances D, beside the paper's setting: a table, a
+    picture and a page in OUT. All other options are those of bdcc compile, for bdcc's own points;
+    the paper's have 6 bases, plain decomposition and dynamic ranges. Goes on after an interruption.
+    """
+    from bdcc.pipeline import CompileOptions
+    from bdcc.pipeline.sweep import SweepOptions
+    from bdcc.pipeline.sweep import sweep as run_sweep
+    from bdcc.report.sweep import sweep_text
+
+    given = {} if fixed_bits is None else {"fixed_bits": fixed_bits}
+    chosen = SweepOptions(
+        compile=CompileOptions(**{key: v for key, v in options.items() if v is not None}),
+        drops=drops,
+        without_paper=without_paper,
+        keep=keep,
+        **given,
+    )
+    with _Watch() as watch:
+
+        def say(line: str) -> None:
+            watch.close()
+            _tell(line)
+
+        result = run_sweep(model, chosen, progress=watch, say=say)
+    for warning in result["warnings"]:
+        _tell(f"warning: {warning}")
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(sweep_text(result))
+        for note in result["notes"]:
+            click.echo(note)
+        click.echo(f"pictures: {options['output'] / 'sweep.html'} and sweep.svg")
 
 
 # --- inspect --------------------------------------------------------------------------------------
@@ -495,5 +604,4 @@ def _refuse_command(name: str) -> None:
         raise OptionError("this command is not in this version", layer=f"bdcc {name}")
 
 
-for _later in ("tune", "sweep"):
-    _refuse_command(_later)
+_refuse_command("tune")

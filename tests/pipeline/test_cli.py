@@ -240,8 +240,7 @@ def test_damaged_projects_say_what_to_do(
     "arguments",
     [
         ("tune", "out"),
-        ("sweep", "model.onnx", "--data", "x", "--D", "1,2", "-o", "out"),
-        ("sweep", "--help"),
+        ("tune", "--help"),
         ("bench", "out", "--peers"),
     ],
 )
@@ -250,7 +249,7 @@ def test_what_comes_later_is_refused_in_one_line(run: Run, arguments: tuple[str,
     assert (code, out) == (1, "")
     assert re.fullmatch(r"bdcc: .* is not in this version\.\n", err)
     shown = run("--help")[1] + run("bench", "--help")[1]
-    assert not re.search("tune|sweep|peers", shown)
+    assert not re.search("tune|peers", shown)
 
 
 def test_bench_figures_are_round(run: Run, project: Path) -> None:

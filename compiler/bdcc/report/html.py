@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -65,12 +65,12 @@ def render_html(report: Mapping[str, Any]) -> str:
         *(f'<p class="warning">Warning: {html.escape(line)}</p>' for line in report["warnings"]),
         _rows([(name, value) for name, value in facts]),
         _layers(report["layers"]),
-        _figure(lambda figure: _draw_bits(figure, report["layers"])),
+        svg_figure(lambda figure: _draw_bits(figure, report["layers"])),
     ]
     search = report["search"]
     if search["table"] is not None:
         parts.append(f"<h2>Search ({search['method']}, {search['evaluations']} evaluations)</h2>")
-        parts.append(_figure(lambda figure: _draw_drops(figure, search["table"])))
+        parts.append(svg_figure(lambda figure: _draw_drops(figure, search["table"])))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report["notes"])
     return "\n".join((*parts, f"<ul>{notes}</ul></body></html>\n"))
 
@@ -105,15 +105,16 @@ def _layers(layers: list[Mapping[str, Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _figure(draw: Any) -> str:
-    """SVG text; ids come from a fixed salt and there is no date, so that equal figures are equal
-    bytes.
+def svg_figure(draw: Callable[[Figure], None], *, size: tuple[float, float] = (8, 3)) -> str:
+    """SVG text of size inches; ids come from a fixed salt and nothing says when or by what it was
+    drawn, so that equal figures are equal bytes.
     """
     with mpl.rc_context({"svg.hashsalt": "bdcc", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 3), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", metadata=unsaid)
     text = out.getvalue()
     return text[text.index("<svg") :]
 

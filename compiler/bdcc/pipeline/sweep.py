@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: 0BSD
+"""The paper's figure for one model: time against accuracy, for fixed bits, for the paper's search,
+and for what `compile_model` chooses, over a range of tolerances.
+
+Every point is a compilation of its own. Its figures are kept as soon as they are known, so that an
+interrupted sweep goes on where it was; times are taken at the end, all projects in turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import bdcc
+from bdcc.approx.model import MAX_BITS
+from bdcc.approx.tables import SEARCHED_BITS, is_chain
+from bdcc.data.pictures import Progress
+from bdcc.errors import OptionError, OutputError
+from bdcc.host.bench import bench
+from bdcc.host.build import build
+from bdcc.ir.onnx_import import load_onnx
+from bdcc.pipeline.cache import open_cache
+from bdcc.pipeline.compile import CompileResult, compile_model
+from bdcc.pipeline.options import CompileOptions
+from bdcc.pipeline.output import MARK, check_output
+from bdcc.report.report import write_json
+from bdcc.report.sweep import SCHEMA_VERSION, sweep_csv, sweep_html
+from bdcc.report.sweep_figure import draw_sweep
+
+PAPER_BASES = 6
+# What the paper's setting has in common with the user's: the question, and not the answer.
+TAKEN_OVER = (
+    *("data", "calib", "holdout", "classes", "limit", "metric", "seed"),
+    *("preset", "mean", "std", "scale", "channels", "resize"),
+    *("target", "workers", "cache"),
+)
+NOT_SHOWN = ("output", "force", "workers", "cache", "resume")  # of no effect on the result
+FLAGS = {"max_drop_pp": "D", "float_only": "float", "flash_bytes": "flash", "ram_bytes": "ram"}
+TURNS = 9  # in each of which every project is timed once
+TURN_MS, ROUNDS = 250.0, (3, 100)  # how long that takes, and how many runs it is at least, at most
+WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """compile: those of bdcc's own points; its `output` is the sweep's folder, its max_drop_pp is
+    not used; drops: the tolerances, percentage points; fixed_bits: of the points without a search;
+    without_paper: neither those nor the paper's search; keep: leave the projects of all points.
+    Raises OptionError.
+    """
+
+    compile: CompileOptions
+    drops: tuple[float, ...]
+    fixed_bits: tuple[int, ...] = SEARCHED_BITS
+    without_paper: bool = False
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.drops:
+            raise OptionError("an empty list", layer="--D", hint="Give tolerances like 1,2,4")
+        for drop in self.drops:
+            replace(self.compile, max_drop_pp=drop)  # refuses what no compilation takes
+        wrong = next((q for q in self.fixed_bits if not 1 <= q <= MAX_BITS), None)
+        if wrong is not None:
+            raise OptionError(f"{wrong} is outside 1..{MAX_BITS}", layer="--fixed-q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One compilation. series: fixed, paper or bdcc."""
+
+    name: str
+    series: str
+    options: CompileOptions
+
+
+def list_points(options: SweepOptions, *, chain: bool) -> tuple[Point, ...]:
+    """All points, series by series. chain: whether the paper's search is there for the model."""
+    own = replace(options.compile, force=True, resume=False)
+    projects = options.compile.output / "projects"
+    shared = {name: getattr(own, name) for name in TAKEN_OVER}
+    paper = CompileOptions(
+        output=projects,
+        force=True,
+        decompose="plain",
+        bases=(PAPER_BASES,),
+        range="dynamic",
+        **shared,
+    )
+    drops = sorted(set(options.drops))
+    found: list[tuple[str, str, CompileOptions]] = []
+    if not options.without_paper:
+        found += [
+            (f"fixed-q{q}", "fixed", replace(paper, q=(q,)))
+            for q in sorted(set(options.fixed_bits))
+        ]
+        found += [
+            (f"paper-D{drop:g}", "paper", replace(paper, search="paper", max_drop_pp=drop))
+            for drop in drops
+            if chain
+        ]
+    found += [(f"bdcc-D{drop:g}", "bdcc", replace(own, max_drop_pp=drop)) for drop in drops]
+    return tuple(
+        Point(name=name, series=series, options=replace(chosen, output=projects / name))
+        for name, series, chosen in found
+    )
+
+
+def sweep(
+    model: Path,
+    options: SweepOptions,
+    *,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Compile every point, time all of them, and write sweep.json, .csv, .svg and .html into
+    options.compile.output. Returns what sweep.json holds.
+
+    progress, say: as for compile_model. Raises BdccError as it does; what was finished is kept then
+    and found again. A missed tolerance is a point like any other.
+    """
+    graph = load_onnx(model)
+    chain = is_chain(graph)
+    points = list_points(options, chain=chain)
+    own = options.compile
+    keys = {point.name: _key(graph.sha256, point.options) for point in points}
+    folder = SweepFolder(root=own.output)
+    folder.open(keys, force=own.force)
+    with open_cache(own.cache) as cache:  # "off": one for all points, as they share most work
+        points = tuple(
+            replace(point, options=replace(point.options, cache=cache.folder)) for point in points
+        )
+        rows = _compile_points(
+            model, points, keys, folder, keep=options.keep, progress=progress, say=say or _nothing
+        )
+        timed = _time_points(model, points, keys, rows, folder, progress=progress)
+    result = {
+        "schema": SCHEMA_VERSION,
+        "bdcc_version": bdcc.__version__,
+        "model": {"name": model.name, "sha256": graph.sha256},
+        "target": own.target,
+        **{key: rows[points[-1].name][key] for key in ("judge", "metric", "samples")},
+        "float": rows[points[-1].name]["float"],
+        "holdout_samples": rows[points[-1].name]["holdout_samples"],
+        "holdout_float": rows[points[-1].name]["holdout_float"],
+        "isa": timed.isa,
+        "turns": TURNS,
+        "command": sweep_command(model, options),
+        "notes": _notes(options, chain=chain),
+        "warnings": list(
+            dict.fromkeys(w for point in points for w in rows[point.name]["warnings"])
+        ),
+        "points": [
+            {
+                **rows[point.name],
+                **timed.of(rows[point.name]["fingerprint"]),
+                "command": compile_command(model, point.options, output=Path(point.name)),
+            }
+            for point in points
+        ],
+    }
+    write_json(result, folder.root / "sweep.json")
+    (folder.root / "sweep.csv").write_text(sweep_csv(result), "utf-8")
+    (folder.root / "sweep.svg").write_text(draw_sweep(result), "utf-8")
+    (folder.root / "sweep.html").write_text(sweep_html(result), "utf-8")
+    folder.clear_projects(points, keep=options.keep)
+    return result
+
+
+def _nothing(line: str) -> None:
+    pass
+
+
+def _notes(options: SweepOptions, *, chain: bool) -> list[str]:
+    if options.without_paper:
+        return ["without the paper's setting (--without-paper)"]
+    setting = (
+        f"the paper's setting: {PAPER_BASES} bases by least squares on the weights, dynamic "
+        "ranges, dense layers at 8 bits"
+    )
+    if chain:
+        return [setting]
+    return [
+        setting,
+        "the paper's search needs a chain of layers, and this model has branches: of the paper's "
+        "setting there are only the points of fixed bits",
+    ]
+
+
+# --- the points -----------------------------------------------------------------------------------
+
+
+def _compile_points(
+    model: Path,
+    points: Sequence[Point],
+    keys: Mapping[str, str],
+    folder: SweepFolder,
+    *,
+    keep: bool,
+    progress: Progress | None,
+    say: Say,
+) -> dict[str, dict[str, Any]]:
+    """The row of every point by name, found or made."""
+    rows: dict[str, dict[str, Any]] = {}
+    for point in points:
+        row = folder.read_row(point.name, keys[point.name])
+        if row is not None and (not keep or point.options.output.is_dir()):
+            rows[point.name] = row
+    if rows:
+        say(f"found finished: {len(rows)} of {len(points)} points")
+    # bdcc's own come first: bad options show before the paper's tables have taken their time.
+    missing = [p for p in points if p.name not in rows]
+    missing.sort(key=lambda point: ("bdcc", "fixed", "paper").index(point.series))
+    began = time.monotonic()
+    for done, point in enumerate(missing):
+        left = (time.monotonic() - began) * (len(missing) - done) / max(done, 1)
+        say(
+            f"point {len(rows) + 1} of {len(points)}: {point.name}"
+            + (f", about {left / 60:.0f} min left" if left >= 60 else "")
+        )
+        row = _compile(
+            model, point, progress=progress, where=f"{len(rows) + 1}/{len(points)} {point.name}"
+        )
+        if not keep and _held(folder, rows, row["fingerprint"]) is not None:
+            shutil.rmtree(point.options.output)  # the same project, which is there already
+        folder.write_row(point.name, keys[point.name], row)
+        rows[point.name] = row
+    return rows
+
+
+def _compile(model: Path, point: Point, *, progress: Progress | None, where: str) -> dict[str, Any]:
+    def around(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{where}: {stage}", done, total)
+
+    return point_row(point, compile_model(model, point.options, progress=around))
+
+
+def point_row(point: Point, result: CompileResult) -> dict[str, Any]:
+    """What sweep.json keeps of a point: CSV's columns (report/sweep.py) and what tells points
+    apart. bases, q, kernel: by conv layer, or by decomposed layer where no conv is decomposed.
+    """
+    report = result.report.as_json()
+    accuracy, holdout = report["accuracy"], report["accuracy"]["holdout"]
+    decomposed = [layer for layer in report["layers"] if layer["q"] is not None]
+    layers = [layer for layer in decomposed if layer["op"] == "Conv"] or decomposed
+    total = sum(layer["macs"] for layer in layers)
+    operations = sum(layer["bases"] * layer["q"] * layer["macs"] for layer in layers)
+    low, high = accuracy["drop_interval_pp"]
+    return {
+        "name": point.name,
+        "series": point.series,
+        "D": point.options.max_drop_pp,
+        "layers": [layer["name"] for layer in layers],
+        "bases": [layer["bases"] for layer in layers],
+        "q": [layer["q"] for layer in layers],
+        "kernel": [_family(layer["kernel"]) for layer in layers],
+        "ms_min": result.timings["bench"]["min_ms"],
+        "ms_median": result.timings["bench"]["median_ms"],
+        "predicted": accuracy["predicted"],
+        "measured": accuracy["measured"],
+        "drop_pp": accuracy["drop_pp"],
+        "drop_low": low,
+        "drop_high": high,
+        "holdout_measured": holdout["measured"],
+        "holdout_drop_pp": holdout["drop_pp"],
+        "float": accuracy["float"],
+        "holdout_float": holdout["float"],
+        "mean_bq": round(operations / total, 4) if total else None,
+        "weight_bytes": report["size"]["weight_bytes"],
+        "met": None if point.series == "fixed" else result.missed is None,
+        "judge": accuracy["judge"],
+        "metric": accuracy["metric"],
+        "samples": accuracy["samples"],
+        "holdout_samples": holdout["samples"],
+        "fingerprint": report["fingerprint"],
+        "warnings": report["warnings"],
+    }
+
+
+def _family(kernel: str) -> str:
+    """bdcc_popcount_b4q3 -> popcount."""
+    return kernel.removeprefix("bdcc_").partition("_")[0]
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """turns: of each, by fingerprint, the least and the median milliseconds of one inference."""
+
+    isa: str
+    turns: tuple[Mapping[str, tuple[float, float]], ...] = ()
+
+    def of(self, fingerprint: str) -> dict[str, float]:
+        """The least of all turns, and the median of their medians."""
+        least, medians = zip(*(turn[fingerprint] for turn in self.turns), strict=True)
+        return {"ms_min": min(least), "ms_median": round(median(medians), 6)}
+
+
+def _time_points(
+    model: Path,
+    points: Sequence[Point],
+    keys: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, Any]],
+    folder: SweepFolder,
+    *,
+    progress: Progress | None,
+) -> Times:
+    """Every distinct project, in turns, so that whatever else the machine does meets all of them.
+
+    Turns that an interrupted sweep has finished count; they are void when the projects differ.
+    """
+    distinct = {rows[point.name]["fingerprint"]: point for point in reversed(points)}
+    key = _digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
+    times = folder.read_times(key) or Times(isa="")
+    if len(times.turns) == TURNS:
+        return times
+    projects: dict[str, tuple[Path, int]] = {}
+    for number, (mark, point) in enumerate(distinct.items()):
+        if progress is not None:
+            progress("building all projects", number, len(distinct))
+        held = _held(folder, rows, mark)
+        if held is None:  # deleted when an earlier sweep, of fewer points, was finished
+            where = f"{point.name} again, to be timed"
+            _compile(model, point, progress=progress, where=where)
+            held = point.options.output
+        build(held)
+        rounds = TURN_MS / max(rows[point.name]["ms_median"], 1e-6)
+        projects[mark] = held, int(min(max(rounds, ROUNDS[0]), ROUNDS[1]))
+    while len(times.turns) < TURNS:
+        turn: dict[str, tuple[float, float]] = {}
+        for mark, (project, rounds) in projects.items():
+            if progress is not None:
+                done = len(times.turns) * len(projects) + len(turn)
+                progress("timing all projects", done, TURNS * len(projects))
+            one = bench(project, rounds=rounds)
+            turn[mark] = (one.min_ms, one.median_ms)
+        times = Times(isa=one.isa, turns=(*times.turns, turn))
+        folder.write_times(key, times)
+    return times
+
+
+def _held(folder: SweepFolder, rows: Mapping[str, Mapping[str, Any]], mark: str) -> Path | None:
+    """The project of some point with that fingerprint, if one is there."""
+    places = (folder.projects / name for name, row in rows.items() if row["fingerprint"] == mark)
+    return next((place for place in places if place.is_dir()), None)
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFolder:
+    """The results, points/NAME.json (the rows), points/times.json, and projects/NAME while they are
+    needed.
+    """
+
+    root: Path
+
+    @property
+    def points(self) -> Path:
+        return self.root / "points"
+
+    @property
+    def projects(self) -> Path:
+        return self.root / "projects"
+
+    def open(self, keys: Mapping[str, str], *, force: bool) -> None:
+        """Raises OutputError if it is there and holds what is not a sweep's, or, without force,
+        points that are not what `keys` says of their names; with force these are removed.
+        """
+        self._refuse_others()
+        stale = [
+            name
+            for name in keys
+            if (self.points / f"{name}.json").exists() and self.read_row(name, keys[name]) is None
+        ]
+        if stale and not force:
+            raise OutputError(
+                f"holds a sweep of another model, other data or other options ('{stale[0]}')",
+                layer=str(self.root),
+                hint="Add --force to replace it, or choose another folder",
+            )
+        for name in stale:
+            (self.points / f"{name}.json").unlink()
+            shutil.rmtree(self.projects / name, ignore_errors=True)
+
+    def _refuse_others(self) -> None:
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise OutputError("is a file, not a folder", layer=str(self.root))
+        for path in sorted(self.root.iterdir()):
+            match path.name:
+                case "points" if path.is_dir():
+                    others = [one for one in sorted(path.iterdir()) if one.suffix != ".json"]
+                case "projects" if path.is_dir():
+                    for project in sorted(path.iterdir()):
+                        if not (project / MARK).exists():  # what a killed compilation has left
+                            check_output(project, force=True)
+                    continue
+                case _:
+                    others = [] if path.name in WRITTEN else [path]
+            if others:
+                raise OutputError(
+                    f"'{others[0].relative_to(self.root)}' was not written by a sweep",
+                    layer=str(self.root),
+                    hint="Move it away, or choose another folder",
+                )
+
+    def read_row(self, name: str, key: str) -> dict[str, Any] | None:
+        """The row of a point, None unless it is there and has that key."""
+        found: dict[str, Any] | None = self._read(name, key)
+        return found
+
+    def write_row(self, name: str, key: str, row: Mapping[str, Any]) -> None:
+        self._write(name, key, row)
+
+    def read_times(self, key: str) -> Times | None:
+        found = self._read("times", key)
+        if found is None:
+            return None
+        turns = ({mark: (a, b) for mark, (a, b) in turn.items()} for turn in found["turns"])
+        return Times(isa=found["isa"], turns=tuple(turns))
+
+    def write_times(self, key: str, times: Times) -> None:
+        turns = [{mark: list(one) for mark, one in turn.items()} for turn in times.turns]
+        self._write("times", key, {"isa": times.isa, "turns": turns})
+
+    def _read(self, name: str, key: str) -> Any:
+        try:
+            record = json.loads((self.points / f"{name}.json").read_text("utf-8"))
+            return record["value"] if record["key"] == key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
+        self.points.mkdir(parents=True, exist_ok=True)
+        part = self.points / f".{name}.json"
+        write_json({"key": key, "value": value}, part)
+        part.replace(self.points / f"{name}.json")
+
+    def clear_projects(self, points: Sequence[Point], *, keep: bool) -> None:
+        """Removes the projects, or what was built of them when they are to be kept."""
+        for point in points:
+            project = point.options.output
+            shutil.rmtree(project / "build" if keep else project, ignore_errors=True)
+        if self.projects.is_dir() and not any(self.projects.iterdir()):
+            self.projects.rmdir()
+
+
+# --- keys and commands ----------------------------------------------------------------------------
+
+
+def _key(model_sha256: str, options: CompileOptions) -> str:
+    """Of all that a point depends on: the model, the options, the files that they name, and bdcc's
+    own sources.
+    """
+    places = (options.data, options.calib, options.holdout, options.classes)
+    files = [None if place is None else _stamp(place) for place in places]
+    return _digest([bdcc.__version__, _sources(), model_sha256, options.as_json(), files])
+
+
+def _stamp(place: Path) -> str:
+    """Names, sizes and dates of a file or of all files in a folder."""
+    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    states = [(path, path.stat()) for path in found]
+    return _digest([[str(path.relative_to(place)), s.st_size, s.st_mtime_ns] for path, s in states])
+
+
+def _sources() -> str:
+    """Of bdcc's sources but for those that only show results."""
+    root = Path(bdcc.__file__).parent
+    places = [root / "_runtime", root / "_templates"]  # in a wheel; in a checkout:
+    places += [root.parents[1] / "runtime", root.parents[1] / "templates"]
+    files = [file for place in places for file in place.glob("*.*")]
+    files += (file for file in root.rglob("*.py") if "report" not in file.parts)
+    state = hashlib.sha256()
+    for file in sorted(files):
+        if file.name != "cli.py":
+            state.update(file.read_bytes())
+    return state.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
+
+def compile_command(model: Path, options: CompileOptions, *, output: Path) -> str:
+    """The `bdcc compile` that makes a point, for a shell."""
+    return shlex.join(["bdcc", "compile", str(model), *_arguments(options), "-o", str(output)])
+
+
+def sweep_command(model: Path, options: SweepOptions) -> str:
+    """The `bdcc sweep` of these options, for a shell."""
+    more = ["--D", ",".join(f"{drop:g}" for drop in options.drops)]
+    if options.fixed_bits != SEARCHED_BITS:
+        more += ["--fixed-q", ",".join(str(q) for q in options.fixed_bits)]
+    more += ["--without-paper"] * options.without_paper
+    own = _arguments(replace(options.compile, max_drop_pp=None))
+    output = str(options.compile.output)
+    return shlex.join(["bdcc", "sweep", str(model), *more, *own, "-o", output])
+
+
+def _arguments(options: CompileOptions) -> list[str]:
+    """Of the options that are not at their defaults."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in NOT_SHOWN or value == field.default:
+            continue
+        found.append(f"--{FLAGS.get(field.name, field.name.replace('_', '-'))}")
+        if isinstance(value, tuple):
+            found.append(",".join(str(one) for one in value))
+        elif value is not True:
+            found.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return found
