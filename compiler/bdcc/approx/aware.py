@@ -58,13 +58,13 @@ class FullMoments:
         self.order = np.argsort(heavy, kind="stable")  # the last is fixed first: heavy ones early
         ordered = matrix[np.ix_(self.order, self.order)]
         ordered[np.diag_indices_from(ordered)] += self.damping
-        self._factor = np.linalg.cholesky(ordered)
+        factor = np.linalg.cholesky(ordered)
         self._matrix = ordered.astype(np.float32)
-        self._unit = (self._factor / np.diag(self._factor)).astype(np.float32)
+        self._unit = (factor / np.diag(factor)).astype(np.float32)
 
     def solve(self, right: F64) -> F64:
         """x of x H = right, float64 [N, K], both in the order of `order`."""
-        return np.asarray(np.linalg.solve(self._factor @ self._factor.T, right.T).T)
+        return np.asarray(np.linalg.solve(self._matrix.astype(np.float64), right.T).T)
 
     def inner(self, x: Sequence[F32], y: Sequence[F32]) -> F64:
         """x' H y, column by column: float64 [N, X, Y] of float32 [K, N] each."""
@@ -167,22 +167,27 @@ def _damping(mean: float, part: float) -> float:
 
 
 def fit_filters(
-    target: F64,
+    target: F32,
     moments: Moments,
     *,
     levels: F64,
     rounds: int = ROUNDS,
     sweeps: int = SWEEPS,
+    uniform: bool = False,
 ) -> AwareFit:
-    """Bases for filters `target` float64 [N, K], whose inputs have these second moments.
+    """Bases for filters `target` float32 [N, K], whose inputs have these second moments.
 
-    levels: float64 [N, B], real coefficients to start from.
+    levels: float64 [N, B], real coefficients to start from. uniform: all coefficients are
+    1, 2, 4, .. as those of an integer format, to compare with.
     """
     order = moments.order
+    if uniform:
+        levels = levels.sum(axis=1)[:, None] * _powers(levels) / _powers(levels).sum()
     problem = _Problem(
         target=np.ascontiguousarray(target.T[order], dtype=np.float32),
         moments=moments,
         bases=levels.shape[1],
+        uniform=uniform,
     )
     best: _State | None = None
     coefficients = levels
@@ -253,8 +258,8 @@ class _Levels:
 class _Problem:
     """The filters of one group, float32 [K, N] in the moments' order, to be fitted with B bases."""
 
-    def __init__(self, *, target: F32, moments: Moments, bases: int) -> None:
-        self.target, self.moments, self.bases = target, moments, bases
+    def __init__(self, *, target: F32, moments: Moments, bases: int, uniform: bool) -> None:
+        self.target, self.moments, self.bases, self.uniform = target, moments, bases, uniform
         self._energy = moments.inner([target], [target])[:, 0, 0]
 
     def snap(self, coefficients: F64) -> U8:
@@ -302,7 +307,10 @@ class _Problem:
         signs = [np.where(patterns & (1 << b), PLUS, MINUS) for b in range(bases)]
         known = self.moments.inner(signs, [*signs, self.target])
         gram, right = known[..., :-1], known[..., -1]
-        integers, scale, gain = _round_coefficients(gram, right, COEFFICIENT_CAP[bases])
+        if self.uniform:
+            integers, scale, gain = _pick_integers(gram, right, _powers(right)[:, None, :])
+        else:
+            integers, scale, gain = _round_coefficients(gram, right, COEFFICIENT_CAP[bases])
         flipped = ((integers < 0) << np.arange(bases)).sum(1).astype(np.uint8)
         return _State(
             patterns=patterns ^ flipped,
@@ -320,11 +328,14 @@ def _dot(a: F32, b: F32) -> F64:
     return total
 
 
-def _round_coefficients(gram: F64, right: F64, cap: int) -> tuple[F64, F64, F64]:
-    """Integers [N, B] of sum |c| <= cap, their scale [N], and by how much they lower the error [N].
+def _powers(like: F64) -> F64:
+    """1, 2, 4, .. in the shape [N, B] of `like`."""
+    return np.broadcast_to(2.0 ** np.arange(like.shape[1]), like.shape)
 
-    For integers c the best scale is c r / c G c and the gain (c r)^2 / c G c, so that rounding the
-    real solution at many sizes is cheap.
+
+def _round_coefficients(gram: F64, right: F64, cap: int) -> tuple[F64, F64, F64]:
+    """Integers [N, B] of sum |c| <= cap near the real solution, rounded at many sizes; as of
+    `_pick_integers`.
     """
     bases = right.shape[1]
     ridge = 1e-6 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(bases)
@@ -332,11 +343,20 @@ def _round_coefficients(gram: F64, right: F64, cap: int) -> tuple[F64, F64, F64]
     sums = np.linspace(1.0, cap + 1.0, 4 * cap + 1)
     total = np.maximum(np.abs(real).sum(1), 1e-300)
     integers = np.rint((real / total[:, None])[:, None, :] * sums[:, None])  # [N, S, B]
+    integers[np.abs(integers).sum(-1) > cap] = 0
+    return _pick_integers(gram, right, integers)
+
+
+def _pick_integers(gram: F64, right: F64, integers: F64) -> tuple[F64, F64, F64]:
+    """The best of integers [N, S, B], its scale [N], and by how much it lowers the error [N].
+
+    For integers c the best scale is c r / c G c and the gain (c r)^2 / c G c; those that are all 0
+    gain nothing.
+    """
     product = (integers @ right[..., None])[..., 0]
     power = ((integers @ gram) * integers).sum(-1)
-    size = np.abs(integers).sum(-1)
-    gain = np.where((size > cap) | (size == 0), -1.0, np.maximum(product, 0) ** 2)
-    gain /= np.maximum(power, 1e-300)
-    best = np.arange(len(real)), gain.argmax(axis=1)
+    alive = np.abs(integers).sum(-1) > 0
+    gain = np.where(alive, np.maximum(product, 0) ** 2 / np.maximum(power, 1e-300), -1.0)
+    best = np.arange(len(right)), gain.argmax(axis=1)
     scale = np.maximum(product[best], 0) / np.maximum(power[best], 1e-300)
     return integers[best], scale, np.maximum(gain[best], 0)

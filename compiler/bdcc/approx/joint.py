@@ -326,32 +326,33 @@ class _Search:
         return self.tried[front[good]] if good >= 0 else None
 
     def lower(self, current: Finalist) -> Finalist:
-        """Try each choice one lower, what saves most first; go on from what keeps the tolerance."""
-        waiting = list(self.space.lowerings(current.setting))
-        done: set[Setting] = set()
-        while waiting:
-            waiting.sort(key=self.space.cost_of)
-            lowered = waiting.pop(0)
-            if lowered in done or lowered in self.tried:
-                continue
-            done.add(lowered)
-            predicted = self.forecast(lowered)
-            measured = self._measure_lowered(current.setting, lowered)
-            tried = self._finalist(lowered, predicted, measured, whole=False)
-            self.lowered.append(tried)
-            if not tried.kept:
-                continue
-            whole = self.evaluate(lowered)
-            if whole.kept:
-                # What was too much before is still too much from here.
-                refused = {_difference(current.setting, one) for one in done - {lowered}}
+        """Try each choice one lower, what saves most first; go on from what keeps the tolerance.
+
+        A choice that was too much once is not tried again: from a cheaper setting it is too much
+        all the more.
+        """
+        refused: set[tuple[str, str]] = set()
+        while True:
+            left = {
+                _difference(current.setting, one): one
+                for one in self.space.lowerings(current.setting)
+            }
+            left = {place: one for place, one in left.items() if place not in refused}
+            if not left:
+                return current
+            place, lowered = min(left.items(), key=lambda item: self.space.cost_of(item[1]))
+            if lowered not in self.tried:
+                predicted = self.forecast(lowered)
+                measured = self._measure_lowered(current.setting, lowered)
+                tried = self._finalist(lowered, predicted, measured, whole=False)
+                self.lowered.append(tried)
+                if tried.kept:
+                    self.evaluate(lowered)
+            whole = self.tried.get(lowered)
+            if whole is not None and whole.kept:
                 current = whole
-                waiting = [
-                    one
-                    for one in self.space.lowerings(current.setting)
-                    if _difference(current.setting, one) not in refused
-                ]
-        return current
+            else:
+                refused.add(place)
 
 
 def _difference(setting: Setting, lowered: Setting) -> tuple[str, str]:

@@ -71,12 +71,12 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
-    """What a layer is fitted by: per group, the ridge target float64 [N, K] and second moments;
+    """What a layer is fitted by: per group, the ridge target float32 [N, K] and second moments;
     input_mean: float64 [groups, K]; output_mean: float64 [N], of the float layer.
     """
 
     layer: WeightLayer
-    targets: tuple[F64, ...]
+    targets: tuple[F32, ...]
     moments: tuple[Moments, ...]
     input_mean: F64
     output_mean: F64
@@ -177,13 +177,15 @@ def _unexplained(observed: Observed, layer: WeightLayer, quant: TensorQuant) -> 
 class SequenceDecomposer:
     """Decomposes a graph for any number of settings; what settings share is kept.
 
-    mode: of ranges. The result does not depend on `workers`.
+    mode: of ranges; uniform: levels as of an integer format instead of free ones, to compare with.
+    The result does not depend on `workers`.
     """
 
     observed: Observed
     mode: RangeMode
     seed: int = 0
     workers: int = 2
+    uniform: bool = False
     progress: Progress | None = None
     _ranges: dict[tuple[str, int], TensorQuant] = field(default_factory=dict)
     _on_float: dict[str, Problem] = field(default_factory=dict)
@@ -216,9 +218,11 @@ class SequenceDecomposer:
         # Another round of a dense layer takes long and gains nothing that can be measured.
         rounds, sweeps = (2, 1) if isinstance(layer, Dense) else (3, 2)
 
-        def work(part: tuple[F64, Moments, F64]) -> AwareFit:
+        def work(part: tuple[F32, Moments, F64]) -> AwareFit:
             target, moments, levels = part
-            return fit_filters(target, moments, levels=levels, rounds=rounds, sweeps=sweeps)
+            return fit_filters(
+                target, moments, levels=levels, rounds=rounds, sweeps=sweeps, uniform=self.uniform
+            )
 
         with _threads(self.workers) as pool:
             fits = list(pool.map(work, parts))
@@ -358,7 +362,7 @@ def _conv_problem(
         of_input = FullMoments(covariance, damping=DAMPING)
         target = weight.copy()
         target[:, of_input.order] += of_input.solve(gap[:, of_input.order])
-        targets.append(target)
+        targets.append(target.astype(np.float32))
         moments.append(of_input)
     return Problem(
         layer=layer,
@@ -388,7 +392,7 @@ def _dense_problem(
         target[:, moments.order] += moments.solve((residual.T @ samples)[:, moments.order])
     return Problem(
         layer=layer,
-        targets=(target,),
+        targets=(target.astype(np.float32),),
         moments=(moments,),
         input_mean=input_mean[None],
         output_mean=output_mean,
@@ -404,7 +408,7 @@ def _with_bias(one: Decomposition, ordered: F32, problem: Problem) -> Decomposit
 # --- filters ------------------------------------------------------------------------------
 
 
-def _start_levels(target: F64, bases: int, seed: int) -> F64:
+def _start_levels(target: F32, bases: int, seed: int) -> F64:
     """float64 [N, B], real coefficients to start from: how the levels of some filters lie, at the
     size of each.
     """
@@ -416,7 +420,7 @@ def _start_levels(target: F64, bases: int, seed: int) -> F64:
         return np.ones((len(target), bases))
     levels = coefficients * scale[:, None].astype(np.float64)
     template = np.median(levels[alive] / spread[alive, None], axis=0)
-    size = np.sqrt((target**2).mean(axis=1))
+    size = np.sqrt(np.einsum("nk,nk->n", target, target, dtype=np.float64) / target.shape[1])
     return np.asarray(np.where(size > 0, size, 1)[:, None] * template)
 
 

@@ -36,13 +36,14 @@ def outline(graph: Graph, bases: Mapping[str, int], bits: Mapping[str, int]) -> 
     return QuantizedModel(decomposed=DecomposedModel(graph=graph, layers=layers), tensors=tensors)
 
 
+KEPT = 2  # models: a search goes back to the one that it tries to lower
 Built = tuple[QuantizedModel, Mapping[str, Problem]]
 
 
 @dataclass(slots=False, kw_only=True, eq=False)
 class Models:
     """method aware: in sequence on the calibration pictures; plain: on the weights alone, with
-    ranges from the float network. The last model built is kept.
+    ranges from the float network. The last models built are kept.
     """
 
     graph: Graph
@@ -124,7 +125,8 @@ class Models:
 
     def _built(self, setting: Setting) -> Built:
         if setting not in self._last:
-            self._last.clear()
+            while len(self._last) >= KEPT:
+                del self._last[next(iter(self._last))]
             bases, bits = dict(setting.bases), dict(setting.bits)
             if self.method == "aware":
                 self._last[setting] = self._sequence.decompose(bases, bits)
