@@ -370,9 +370,7 @@ def _with_sweep_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N,N,..",
     help="Bits of the points without a search  [default: 2,3,4,5,6,7,8]",
 )
-@click.option(
-    "--without-paper", is_flag=True, help="bdcc's own points alone; its tables take long."
-)
+@click.option("--without-paper", is_flag=True, help="Neither fixed bits nor the paper's search.")
 @click.option("--keep", is_flag=True, help="Leave the project of every point in OUT/projects.")
 @_with_sweep_options
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="The sweep's folder.")

@@ -70,7 +70,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     search = report["search"]
     if search["table"] is not None:
         parts.append(f"<h2>Search ({search['method']}, {search['evaluations']} evaluations)</h2>")
-        parts.append(svg_figure(lambda figure: _draw_drops(figure, search["table"])))
+        if "A" in search["table"]:  # the joint search has no tables of neighbours
+            parts.append(svg_figure(lambda figure: _draw_drops(figure, search["table"])))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report["notes"])
     return "\n".join((*parts, f"<ul>{notes}</ul></body></html>\n"))
 
