@@ -98,7 +98,7 @@ def test_a_finished_sweep_computes_nothing_again(
     assert {p: p.read_bytes() for p in before} == before
     options = options_of(trained, out)
     other = replace(options, compile=replace(options.compile, bases=(3,)))
-    with pytest.raises(OutputError, match=r"another bdcc \('bdcc-D0'\).*--force"):
+    with pytest.raises(OutputError, match=r"options or bdcc \('bdcc-D0'\).*--force"):
         sweep(trained.model, other)
 
 

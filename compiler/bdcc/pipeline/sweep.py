@@ -388,7 +388,7 @@ class SweepFolder:
         ]
         if stale and not force:
             raise OutputError(
-                f"holds a sweep of another model, other data, other options or another bdcc ('{stale[0]}')",
+                f"holds a sweep of another model, data, options or bdcc ('{stale[0]}')",
                 layer=str(self.root),
                 hint="Add --force to replace it, or choose another folder",
             )
