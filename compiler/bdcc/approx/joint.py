@@ -23,6 +23,7 @@ import numpy.typing as npt
 from bdcc.approx.sensitivity import SMALLEST, Sensitivity
 
 F64 = npt.NDArray[np.float64]
+MeasureLowered = Callable[["Setting", "Setting", "Setting"], "Measured"]
 Cost = Callable[[str, int, int], float]  # of a layer with B bases and Q bits; costs add up
 
 SPREAD = 0.7  # how far, in the log of the divergence, what was measured speaks for its neighbours
@@ -237,12 +238,13 @@ def choose_jointly(
     max_drop_pp: float,
     *,
     measure: Callable[[Setting], Measured],
-    measure_lowered: Callable[[Setting, Setting], Measured],
+    measure_lowered: MeasureLowered,
 ) -> JointChoice:
     """The cheapest setting found whose drop is at most `max_drop_pp` percentage points.
 
-    measure: a setting, decomposed in sequence; measure_lowered(setting, lowered): the first with
-    one choice changed in place, on as many pictures as tell.
+    measure: a setting, decomposed in sequence; measure_lowered(whole, current, lowered): of the
+    first with choices changed in place to those of the last, which is one below `current`, on as
+    many pictures as tell.
     """
     return _Search(space, sensitivity, max_drop_pp, measure, measure_lowered).run()
 
@@ -254,7 +256,7 @@ class _Search:
         sensitivity: Sensitivity,
         max_drop_pp: float,
         measure: Callable[[Setting], Measured],
-        measure_lowered: Callable[[Setting, Setting], Measured],
+        measure_lowered: MeasureLowered,
     ) -> None:
         self.space, self.sensitivity, self.max_drop_pp = space, sensitivity, max_drop_pp
         self._measure, self._measure_lowered = measure, measure_lowered
@@ -325,34 +327,36 @@ class _Search:
             good, bad = (aim, bad) if finalist.kept else (good, aim)
         return self.tried[front[good]] if good >= 0 else None
 
-    def lower(self, current: Finalist) -> Finalist:
+    def lower(self, whole: Finalist) -> Finalist:
         """Try each choice one lower, what saves most first; go on from what keeps the tolerance.
 
-        A choice that was too much once is not tried again: from a cheaper setting it is too much
-        all the more.
+        Layers are changed in place on the way; only where it ends is decomposed anew, or, should
+        that not keep the tolerance, where it was a step before. A choice that was too much once is
+        not tried again: from a cheaper setting it is too much all the more.
         """
-        refused: set[tuple[str, str]] = set()
-        while True:
-            left = {
-                _difference(current.setting, one): one
-                for one in self.space.lowerings(current.setting)
-            }
-            left = {place: one for place, one in left.items() if place not in refused}
-            if not left:
-                return current
-            place, lowered = min(left.items(), key=lambda item: self.space.cost_of(item[1]))
-            if lowered not in self.tried:
-                predicted = self.forecast(lowered)
-                measured = self._measure_lowered(current.setting, lowered)
-                tried = self._finalist(lowered, predicted, measured, whole=False)
-                self.lowered.append(tried)
-                if tried.kept:
-                    self.evaluate(lowered)
-            whole = self.tried.get(lowered)
-            if whole is not None and whole.kept:
-                current = whole
+        steps, refused = [whole], set[tuple[str, str]]()
+        while left := self._open(steps[-1].setting, refused):
+            place, lowered = min(left, key=lambda item: self.space.cost_of(item[1]))
+            tried = self.tried.get(lowered) or self._try(whole, steps[-1], lowered)
+            if tried.kept:
+                steps.append(tried)
             else:
                 refused.add(place)
+        while len(steps) > 1 and not (steps[-1].whole or self.evaluate(steps[-1].setting).kept):
+            steps.pop()
+        return self.tried[steps[-1].setting]
+
+    def _open(
+        self, setting: Setting, refused: set[tuple[str, str]]
+    ) -> list[tuple[tuple[str, str], Setting]]:
+        places = [(_difference(setting, one), one) for one in self.space.lowerings(setting)]
+        return [(place, one) for place, one in places if place not in refused]
+
+    def _try(self, whole: Finalist, current: Finalist, lowered: Setting) -> Finalist:
+        predicted = self.forecast(lowered)
+        measured = self._measure_lowered(whole.setting, current.setting, lowered)
+        self.lowered.append(self._finalist(lowered, predicted, measured, whole=False))
+        return self.lowered[-1]
 
 
 def _difference(setting: Setting, lowered: Setting) -> tuple[str, str]:

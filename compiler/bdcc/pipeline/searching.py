@@ -48,7 +48,7 @@ from bdcc.report.report import compare
 
 TABLE_PICTURES = 200  # that the divergences of single choices are measured on
 LOWERED_PICTURES = 500  # that a lowered choice is first tried on
-HOPELESS_PP = 0.3  # beyond the tolerance by these: the first pictures are enough
+HOPELESS_PP = 0.1  # beyond the tolerance by these: the first pictures are enough
 MeasureBuilt = Callable[[QuantizedModel], I32]
 
 
@@ -345,20 +345,24 @@ def search_jointly(
     def measure(setting: Setting) -> Measured:
         return summary(evaluator.measure(models, setting))
 
-    def measure_lowered(setting: Setting, lowered: Setting) -> Measured:
-        whole = evaluator.measure(models, setting)
+    def measure_lowered(whole: Setting, current: Setting, lowered: Setting) -> Measured:
         if some is not None:
-            before = summary(whole)
-            part = evaluator.measure_lowered(models, setting, lowered, some)
-            worse = (whole["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
-            nats = before.nats + float((part["nats"] - whole["nats"][some]).mean())
+            known = (
+                evaluator.measure(models, whole)
+                if current == whole
+                else evaluator.measure_lowered(models, whole, current, None)
+            )
+            before = summary(known)
+            part = evaluator.measure_lowered(models, whole, lowered, some)
+            nats = before.nats + float((part["nats"] - known["nats"][some]).mean())
             rate = max(sensitivity.drop_per_nat, before.drop_pp / max(before.nats, 1e-9))
             guess = before.upper_pp + rate * (nats - before.nats)
             if guess > max_drop_pp + HOPELESS_PP:
+                worse = (known["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
                 drop = before.drop_pp + 100 * float(worse)
                 upper = max(drop, guess) + before.upper_pp - before.drop_pp
                 return Measured(nats=nats, drop_pp=drop, upper_pp=upper, samples=len(some))
-        return summary(evaluator.measure_lowered(models, setting, lowered, None))
+        return summary(evaluator.measure_lowered(models, whole, lowered, None))
 
     found = choose_jointly(
         space, sensitivity, max_drop_pp, measure=measure, measure_lowered=measure_lowered
