@@ -97,8 +97,9 @@ class Truth:
         self.asked.append(setting)
         return self(setting)
 
-    def lowered(self, setting: Setting, lowered: Setting) -> Measured:
-        assert lowered in list(self.space.lowerings(setting))
+    def lowered(self, whole: Setting, current: Setting, lowered: Setting) -> Measured:
+        assert whole in self.asked
+        assert lowered in list(self.space.lowerings(current))
         return self(lowered)
 
     def choose(self, max_drop_pp: float) -> JointChoice:
@@ -240,7 +241,11 @@ def test_a_lucky_count_is_not_believed(seed: int) -> None:
         return Measured(nats=nats, drop_pp=drop, upper_pp=drop, samples=1000)
 
     choice = choose_jointly(
-        space, sensitivity, 3.0, measure=measure, measure_lowered=lambda _, s: measure(s)
+        space,
+        sensitivity,
+        3.0,
+        measure=measure,
+        measure_lowered=lambda *settings: measure(settings[-1]),
     )
     (again,) = [f for f in choice.tried if f.whole and f.setting == lucky]
     assert again.measured.drop_pp < 3.0 < again.expected_pp

@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Dense, Flatten, Graph, make_graph
-from bdcc.pipeline.options import CompileOptions, choose_layers, default_metric
+from bdcc.pipeline.options import (
+    CONV_BASES,
+    DENSE_BASES,
+    CompileOptions,
+    choose_layers,
+    default_metric,
+)
 
 
 def options(**given: Any) -> CompileOptions:
@@ -59,7 +66,6 @@ def graph(*, convs: int = 2, dense: int = 2, outputs: int = 4) -> Graph:
         ({"workers": 0}, "--workers"),
         ({"workers": "two"}, "--workers"),
         ({"workers": "dask:"}, "--workers"),
-        ({"decompose": "aware"}, "--decompose"),
         ({"decompose": "good"}, "--decompose"),
         ({"kernel": "lut"}, "--kernel"),
         ({"kernel": "bytedot"}, "--kernel"),
@@ -87,38 +93,62 @@ def test_refuses_in_one_line(given: dict[str, Any], where: str) -> None:
 
 def test_one_value_is_for_the_convs_and_dense_layers_follow() -> None:
     layers = choose_layers(graph(), options(bases=(3,), q=(5,)))
-    assert layers.bases == {"c0": 3, "c1": 3, "d0": 3, "d1": 3}
+    assert layers.fixed_bases == {"c0": 3, "c1": 3, "d0": 3, "d1": 3}
     assert layers.fixed_bits == {"c0": 5, "c1": 5, "d0": 8, "d1": 8}
 
 
 def test_one_value_per_conv() -> None:
     layers = choose_layers(graph(), options(bases=(3, 2), q=(5, 6)))
-    assert layers.bases == {"c0": 3, "c1": 2, "d0": 2, "d1": 2}
+    assert layers.fixed_bases == {"c0": 3, "c1": 2, "d0": 2, "d1": 2}
     assert layers.fixed_bits == {"c0": 5, "c1": 6, "d0": 8, "d1": 8}
 
 
 def test_one_value_per_decomposed_layer() -> None:
     layers = choose_layers(graph(), options(bases=(1, 2, 3, 4), q=(5, 6, 7, 8)))
-    assert layers.bases == {"c0": 1, "c1": 2, "d0": 3, "d1": 4}
+    assert layers.fixed_bases == {"c0": 1, "c1": 2, "d0": 3, "d1": 4}
     assert layers.fixed_bits == {"c0": 5, "c1": 6, "d0": 7, "d1": 8}
 
 
 def test_layers_kept_float_do_not_count() -> None:
     layers = choose_layers(graph(), options(bases=(1, 2, 3), keep_float=("c1",)))
-    assert layers.bases == {"c0": 1, "d0": 2, "d1": 3}
+    assert layers.fixed_bases == {"c0": 1, "d0": 2, "d1": 3}
     assert layers.convs == ("c0",)
-    assert choose_layers(graph(), options(float_only=True)).bases == {}
+    assert choose_layers(graph(), options(float_only=True)).names == ()
 
 
 def test_without_convs_one_value_is_for_every_layer() -> None:
     assert choose_layers(graph(convs=0), options(q=(3,))).fixed_bits == {"d0": 3, "d1": 3}
 
 
-def test_auto_bases_are_four_and_auto_bits_are_searched() -> None:
+def test_auto_bases_and_bits_are_searched() -> None:
     layers = choose_layers(graph(), options())
-    assert set(layers.bases.values()) == {4}
+    assert (layers.names, layers.convs) == (("c0", "c1", "d0", "d1"), ("c0", "c1"))
+    assert (layers.fixed_bases, layers.fixed_bits) == (None, None)
+    assert layers.bases_choices == {
+        **dict.fromkeys(("c0", "c1"), CONV_BASES),
+        **dict.fromkeys(("d0", "d1"), DENSE_BASES),
+    }
+    assert layers.bits_choices(graph()) == dict.fromkeys(("x", "t0", "v", "u0"), SEARCHED_BITS)
+
+
+def test_what_is_given_is_not_searched() -> None:
+    layers = choose_layers(graph(), options(bases=(3,)))
+    assert set(layers.bases_choices.values()) == {(3,)}
+    assert set(layers.bits_choices(graph()).values()) == {SEARCHED_BITS}
+    layers = choose_layers(graph(), options(q=(5,), keep_float=("c1",)))
+    assert list(layers.bases_choices) == ["c0", "d0", "d1"]
+    assert layers.bits_choices(graph()) == {"x": (5,), "v": (8,), "u0": (8,)}
+
+
+def test_the_papers_search_keeps_its_ways() -> None:
+    paper = options(search="paper")
+    layers = choose_layers(graph(), paper)
+    assert set((layers.fixed_bases or {}).values()) == {4}
     assert layers.fixed_bits is None
     assert layers.dense_bits == {"d0": 8, "d1": 8}
+    assert (paper.method, options().method) == ("plain", "aware")
+    assert options(search="paper", decompose="aware").method == "aware"
+    assert options(decompose="plain").method == "plain"
 
 
 @pytest.mark.parametrize("count", [3, 5])
