@@ -31,7 +31,6 @@ def compile_alexnet(shared: Path, output: Path, **options: object) -> bdcc.Compi
             holdout=pictures / "holdout",
             preset="raw",
             mean=MEAN,
-            bases=(4,),
             max_drop_pp=8.0,
             **options,  # type: ignore[arg-type]
         ),
