@@ -269,10 +269,16 @@ class _Search:
     def run(self) -> JointChoice:
         front = find_front(self.space, self.sensitivity)
         found = self.along(front)
-        if found is None:
-            best = min(self.tried.values(), key=lambda f: (f.measured.upper_pp, f.cost))
-            return self.choice(best, met=False)
-        return self.choice(self.lower(found), met=True)
+        if found is not None:
+            found = self.lower(found)
+        # What was measured on the way may have changed what is expected of those before.
+        kept = [one for one in self.tried.values() if one.kept]
+        if found is None or not found.kept:
+            found = min(kept, key=lambda one: one.cost, default=None)
+        if found is not None:
+            return self.choice(found, met=True)
+        best = min(self.tried.values(), key=lambda one: (one.measured.upper_pp, one.cost))
+        return self.choice(best, met=False)
 
     def choice(self, finalist: Finalist, *, met: bool) -> JointChoice:
         return JointChoice(
@@ -293,11 +299,16 @@ class _Search:
             self._by_tables.seen.append((nats, measured.drop_pp))
             self._by_measure.seen.append((max(measured.nats, SMALLEST), measured.drop_pp))
             self.tried[setting] = self._finalist(setting, predicted, measured, whole=True)
+            self.tried = {
+                key: self._finalist(key, one.predicted_pp, one.measured, whole=True)
+                for key, one in self.tried.items()
+            }
         return self.tried[setting]
 
     def _finalist(
         self, setting: Setting, predicted: float, measured: Measured, *, whole: bool
     ) -> Finalist:
+        """Judged by all that has been measured so far."""
         expected = self._by_measure.points(max(measured.nats, SMALLEST))
         margin = measured.upper_pp - measured.drop_pp
         kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
@@ -313,19 +324,20 @@ class _Search:
 
     def along(self, front: list[Setting]) -> Finalist | None:
         """The cheapest of the front that keeps the tolerance, taking it as monotone."""
-        good, bad, margin = -1, len(front), 0.0
-        for _ in range(EVALUATIONS + len(front)):
+        margin = 0.0
+        while True:
+            known = [self.tried.get(setting) for setting in front]
+            good = max((i for i, one in enumerate(known) if one and one.kept), default=-1)
+            refused = (i for i, one in enumerate(known) if one and not one.kept and i > good)
+            bad = min(refused, default=len(front))
             if bad - good <= 1 or (good >= 0 and len(self.tried) >= EVALUATIONS):
-                break
+                return known[good] if good >= 0 else None
             fits = [self.forecast(s) + margin <= self.max_drop_pp for s in front]
             aim = max((i for i, fit in enumerate(fits) if fit), default=0)
             if len(self.tried) >= EVALUATIONS // 2:
                 aim = (good + bad) // 2  # the prediction has had its chance
-            aim = min(max(aim, good + 1), bad - 1)
-            finalist = self.evaluate(front[aim])
+            finalist = self.evaluate(front[min(max(aim, good + 1), bad - 1)])
             margin = finalist.measured.upper_pp - finalist.measured.drop_pp
-            good, bad = (aim, bad) if finalist.kept else (good, aim)
-        return self.tried[front[good]] if good >= 0 else None
 
     def lower(self, whole: Finalist) -> Finalist:
         """Try each choice one lower, what saves most first; go on from what keeps the tolerance.

@@ -44,6 +44,7 @@ PICTURES = 16  # of one batch of a flow
 ROWS = 24_000  # output pixels of a conv layer whose inputs make its second moments
 RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
 DAMPING = 0.02  # of the mean diagonal of the second moments
+FEW_DAMPING = 0.1  # of those of fewer samples than inputs, which regression learns by heart
 WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
 TEMPLATES = 32  # filters that show how levels lie
@@ -385,7 +386,7 @@ def _dense_problem(
     target = weight.T.astype(np.float64)
     moments: Moments
     if len(x) < x.shape[1]:
-        moments = SampleMoments(samples, damping=DAMPING)
+        moments = SampleMoments(samples, damping=FEW_DAMPING)
         target[:, moments.order] += moments.solve_samples(residual)
     else:
         moments = FullMoments(samples.T @ samples, damping=DAMPING)
