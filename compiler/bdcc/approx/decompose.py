@@ -75,7 +75,6 @@ def decompose(
     graph: Graph,
     *,
     bases: Mapping[str, int],
-    method: str = "plain",
     seed: int = 0,
     workers: int = 2,
     progress: Progress | None = None,
@@ -83,61 +82,10 @@ def decompose(
     """Decompose the weight layers named in `bases` (B per layer); the others stay float.
 
     The result does not depend on `workers`. progress(stage, done, total) counts weights.
-    Raises OptionError for an unknown method or layer and for a B outside 1..7, ModelError for
-    weights that are not finite.
+    Raises OptionError for an unknown layer and for a B outside 1..7, ModelError for weights that
+    are not finite.
     """
-    match method:
-        case "plain":
-            return _decompose_plain(graph, bases, seed, workers, progress or _silent)
-        case "aware":
-            raise OptionError(
-                "'aware' is not available in this version",
-                layer="--decompose",
-                hint="Use 'plain'",
-            )
-        case _:
-            raise OptionError(
-                f"no method {method!r}, and 'aware' is not available in this version",
-                layer="--decompose",
-                hint="Use 'plain'",
-            )
-
-
-def decompose_filters(
-    weight: F32, *, bases: int, seed: int = 0
-) -> tuple[npt.NDArray[np.int16], U8, F32]:
-    """Coefficients int16 [N, B], signs uint8 [N, K], scale float32 [N] of finite float32 [N, K].
-
-    Signs are those of the nearest level, at a tie the lower one. Filters help each other: all of
-    them are in memory at once, and one alone may come out a little different.
-    """
-    filters = _sort_filters(weight)
-    fit = _first_fit(filters)
-    for count in range(2, bases + 1):
-        fit = _next_fit(filters, fit, count, seed)
-    scale = np.ldexp(fit.scale, filters.exponent).astype(np.float32)
-    return fit.coefficients.astype(np.int16), _nearest_signs(weight, fit.coefficients, scale), scale
-
-
-def weight_error(weight: F32, decomposition: Decomposition) -> float:
-    """|w - w_hat|^2 / |w|^2 over a layer's weights float32 [N, ...]; 0 where all are zero."""
-    flat = weight.reshape(len(weight), -1)
-    lost = total = 0.0
-    scale = decomposition.scale.astype(np.float64)
-    for row, factor, integers in zip(flat, scale, decomposition.integer_weights(), strict=True):
-        difference = row.astype(np.float64) - factor * integers
-        lost += float(difference @ difference)
-        total += float(np.square(row, dtype=np.float64).sum())
-    return lost / total if total else 0.0
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def _decompose_plain(
-    graph: Graph, bases: Mapping[str, int], seed: int, workers: int, progress: Progress
-) -> DecomposedModel:
+    progress = progress or _silent
     layers = {layer.name: layer for layer in graph.weight_layers}
     for name, count in bases.items():
         if name not in layers:
@@ -174,6 +122,38 @@ def _decompose_plain(
     finally:
         pool.shutdown(cancel_futures=True)
     return DecomposedModel(graph=graph, layers=empty)
+
+
+def decompose_filters(
+    weight: F32, *, bases: int, seed: int = 0
+) -> tuple[npt.NDArray[np.int16], U8, F32]:
+    """Coefficients int16 [N, B], signs uint8 [N, K], scale float32 [N] of finite float32 [N, K].
+
+    Signs are those of the nearest level, at a tie the lower one. Filters help each other: all of
+    them are in memory at once, and one alone may come out a little different.
+    """
+    filters = _sort_filters(weight)
+    fit = _first_fit(filters)
+    for count in range(2, bases + 1):
+        fit = _next_fit(filters, fit, count, seed)
+    scale = np.ldexp(fit.scale, filters.exponent).astype(np.float32)
+    return fit.coefficients.astype(np.int16), _nearest_signs(weight, fit.coefficients, scale), scale
+
+
+def weight_error(weight: F32, decomposition: Decomposition) -> float:
+    """|w - w_hat|^2 / |w|^2 over a layer's weights float32 [N, ...]; 0 where all are zero."""
+    flat = weight.reshape(len(weight), -1)
+    lost = total = 0.0
+    scale = decomposition.scale.astype(np.float64)
+    for row, factor, integers in zip(flat, scale, decomposition.integer_weights(), strict=True):
+        difference = row.astype(np.float64) - factor * integers
+        lost += float(difference @ difference)
+        total += float(np.square(row, dtype=np.float64).sum())
+    return lost / total if total else 0.0
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
 
 
 def _empty_decomposition(layer: WeightLayer, bases: int) -> Decomposition:

@@ -242,8 +242,8 @@ class SequenceDecomposer:
     ) -> tuple[QuantizedModel, Mapping[str, Problem]]:
         """The layers named in `bases`, in sequence; the others stay float.
 
-        bits: by tensor; {}: weights alone, the activations being float. Also returns the problems
-        of the conv layers, for `fit` with other bases.
+        bits: by tensor; {}: weights alone, the activations being float. Also returns the layers'
+        problems, for `fit` with other bases.
         """
         observed, graph = self.observed, self.observed.graph
         weights, biases = dict(observed.network.weights), dict(observed.network.biases)
@@ -413,7 +413,7 @@ def _start_levels(target: F32, bases: int, seed: int) -> F64:
     """float64 [N, B], real coefficients to start from: how the levels of some filters lie, at the
     size of each.
     """
-    some = target[:: -(-len(target) // TEMPLATES)].astype(np.float32)
+    some = target[:: -(-len(target) // TEMPLATES)]
     coefficients, _, scale = decompose_filters(some, bases=bases, seed=seed)
     spread = np.sqrt((some.astype(np.float64) ** 2).mean(axis=1))
     alive = spread > 0

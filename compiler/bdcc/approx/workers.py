@@ -236,7 +236,7 @@ def sources_digest() -> str:
     """Of the Python files that results depend on, in hex."""
     state = hashlib.sha256()
     root = Path(bdcc.__file__).parent
-    for room in ("ir", "approx", "data"):
+    for room in ("ir", "approx", "data", "pipeline"):
         for file in sorted((root / room).rglob("*.py")):
             state.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return state.hexdigest()

@@ -210,9 +210,9 @@ def _judge_part(pictures: Pictures, logits: F32, *, agreement: bool) -> Judged:
     )
 
 
-def _trial_rows(count: int) -> I64:
-    """Evenly spaced rows: pictures lie class by class."""
-    return np.unique(np.linspace(0, count - 1, min(count, PRESET_TRIAL)).astype(np.int64))
+def evenly(total: int, count: int) -> I64:
+    """At most `count` of `total` rows, evenly spaced: pictures lie class by class."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
 
 
 def _preset_variants(graph: Graph, material: Material) -> list[tuple[str, Pictures]]:
@@ -220,7 +220,7 @@ def _preset_variants(graph: Graph, material: Material) -> list[tuple[str, Pictur
     search, shape = material.search, graph.shapes[graph.input]
     if search.labels is None or not search.are_pixels:
         return []
-    sample = search.subset(_trial_rows(len(search)))
+    sample = search.subset(evenly(len(search), PRESET_TRIAL))
     used = search.preprocess
     found = []
     for name in PRESETS:
@@ -234,7 +234,7 @@ def _better_preset(
     search: Judged, trials: Sequence[tuple[str, Pictures, F32]], top: int
 ) -> list[str]:
     """A warning if a preset is better than what was asked for by more than chance would have it."""
-    rows = _trial_rows(len(search.labels))
+    rows = evenly(len(search.labels), PRESET_TRIAL)
     own = search.float_ranks[rows] < top
     best: tuple[int, str] | None = None
     for name, _, logits in trials:

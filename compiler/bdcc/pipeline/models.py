@@ -40,7 +40,7 @@ KEPT = 2  # models: a search goes back to the one that it tries to lower
 Built = tuple[QuantizedModel, Mapping[str, Problem]]
 
 
-@dataclass(slots=False, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Models:
     """method aware: in sequence on the calibration pictures; plain: on the weights alone, with
     ranges from the float network. The last models built are kept.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.chunks import ChunkRunner, chunk_bounds
@@ -41,10 +40,10 @@ from bdcc.ir.graph import Graph
 from bdcc.pipeline.cache import Cache
 from bdcc.pipeline.costs import cost_of
 from bdcc.pipeline.decomposing import model_key
-from bdcc.pipeline.material import Judged, evaluation_workers
+from bdcc.pipeline.material import Judged, evaluation_workers, evenly
 from bdcc.pipeline.models import Models
 from bdcc.pipeline.options import CompileOptions, Layers
-from bdcc.report.report import compare
+from bdcc.report.report import compare, percent
 
 TABLE_PICTURES = 200  # that the divergences of single choices are measured on
 LOWERED_PICTURES = 500  # that a lowered choice is first tried on
@@ -119,7 +118,7 @@ class Evaluator:
         return self.percent_of(self._cache.arrays("evaluations", *key, make=make)["ranks"])
 
     def percent_of(self, ranks: I32) -> float:
-        return round(100.0 * int((ranks < self.top).sum()) / len(ranks), 6)
+        return percent(ranks < self.top)
 
     def _judge(
         self,
@@ -173,7 +172,7 @@ class Evaluator:
     def sensitivity(self, models: Models, space: Space) -> Sensitivity:
         """What single choices cost; does not depend on D."""
         total = len(self.judged.pictures)
-        rows = _evenly(total, TABLE_PICTURES)
+        rows = evenly(total, TABLE_PICTURES)
 
         def make() -> dict[str, object]:
             return measure_sensitivity(
@@ -216,11 +215,6 @@ class Evaluator:
         some = None if rows is None else len(rows)
         key = (*self._key, models.key, setting, lowered, some)
         return dict(self._cache.arrays("lowered", *key, make=make))
-
-
-def _evenly(total: int, count: int) -> I64:
-    """Evenly spaced rows: pictures lie class by class."""
-    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
 
 
 def choose(
@@ -331,7 +325,7 @@ def search_jointly(
     sensitivity = evaluator.sensitivity(models, space)
     float_hits = judged.float_ranks < top
     total = len(float_hits)
-    some = _evenly(total, LOWERED_PICTURES) if total > 2 * LOWERED_PICTURES else None
+    some = evenly(total, LOWERED_PICTURES) if total > 2 * LOWERED_PICTURES else None
 
     def summary(found: Mapping[str, npt.NDArray[Any]]) -> Measured:
         drop = compare(float_hits, found["ranks"] < top)
