@@ -16,6 +16,7 @@ contiguous, because all filters of a group take each step together.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,9 @@ from bdcc.approx.model import COEFFICIENT_CAP, U8
 from bdcc.ir.graph import F32
 
 F64 = npt.NDArray[np.float64]
+Seen = tuple[F32, F32]  # [K, N] and what a layer's moments make of it
 Block = tuple[int, int, F32, F32]  # start, stop, [b, N], the block's own [b, b]
 
-PLUS, MINUS = np.float32(1), np.float32(-1)
 BLOCK = 64  # weights that are fixed between two matrix products
 ROUNDS = 3
 SWEEPS = 2
@@ -66,10 +67,13 @@ class FullMoments:
         """x of x H = right, float64 [N, K], both in the order of `order`."""
         return np.asarray(np.linalg.solve(self._matrix.astype(np.float64), right.T).T)
 
-    def inner(self, x: Sequence[F32], y: Sequence[F32]) -> F64:
-        """x' H y, column by column: float64 [N, X, Y] of float32 [K, N] each."""
-        seen = [self._matrix @ one for one in y]
-        return np.array([[_dot(a, b) for b in seen] for a in x]).transpose(2, 0, 1)
+    def see(self, x: F32) -> F32:
+        """What `inner` needs of x float32 [K, N], beside itself."""
+        return self._matrix @ x
+
+    def inner(self, x: Seen, y: Seen) -> F64:
+        """x' H y, column by column: float64 [N]."""
+        return _dot(x[0], y[1])
 
     def feedback(self, error: F32) -> Iterator[Block]:
         """Block by block from the end: what the errors behind it make of a block's targets."""
@@ -100,21 +104,23 @@ class SampleMoments:
         self._samples = np.ascontiguousarray(samples[:, self.order])
         self._single = self._samples.astype(np.float32)
 
-    def solve_samples(self, right: F64) -> F64:
-        """x of x H = right' F, float64 [N, K] in the order of `order`, for right [n, N]."""
-        return np.asarray(np.linalg.solve(self._inner(), right).T @ self._samples)
+    def solve_samples(self, right: F32) -> F32:
+        """x of x H = right' F, float32 [N, K] in the order of `order`, for right [n, N]."""
+        return (self._inverse @ right).astype(np.float32).T @ self._single
 
-    def _inner(self) -> F64:
+    @functools.cached_property
+    def _inverse(self) -> F64:
         inner: F64 = self._samples @ self._samples.T
         inner[np.diag_indices_from(inner)] += self.damping
-        return inner
+        return np.linalg.inv(inner)
 
-    def inner(self, x: Sequence[F32], y: Sequence[F32]) -> F64:
+    def see(self, x: F32) -> F32:
         """As of FullMoments."""
-        known = {id(one): self._single @ one for one in (*x, *y)}
-        return np.array(
-            [[_dot(known[id(a)], known[id(b)]) + self.damping * _dot(a, b) for b in y] for a in x]
-        ).transpose(2, 0, 1)
+        return self._single @ x
+
+    def inner(self, x: Seen, y: Seen) -> F64:
+        """As of FullMoments."""
+        return _dot(x[1], y[1]) + self.damping * _dot(x[0], y[0])
 
     @functools.cached_property
     def _eliminated(self) -> tuple[tuple[F32, F32], ...]:
@@ -122,14 +128,17 @@ class SampleMoments:
         [b, n], and its own factor, of unit diagonal.
 
         By the Schur complement: with S = F F' + d over the weights before a block, which are free
-        to make up for it, the block's own moments are d (F_b' S^-1 F_b + 1).
+        to make up for it, the block's own moments are d (F_b' S^-1 F_b + 1). S^-1 follows S from
+        block to block, by Woodbury's identity.
         """
         samples, damping = self._samples, self.damping
-        inner, found = self._inner(), []
+        inverse, found = self._inverse.copy(), []
         for start in reversed(range(0, samples.shape[1], BLOCK)):
             block = samples[:, start : start + BLOCK]
-            inner -= block @ block.T
-            seen = np.linalg.solve(inner, block)
+            seen = inverse @ block
+            left = np.eye(block.shape[1]) - block.T @ seen
+            seen = np.linalg.solve(left, seen.T).T
+            inverse += seen @ (left @ seen.T)
             moments = damping * (block.T @ seen)
             moments[np.diag_indices_from(moments)] += damping
             factor = np.linalg.cholesky(moments)
@@ -260,7 +269,8 @@ class _Problem:
 
     def __init__(self, *, target: F32, moments: Moments, bases: int, uniform: bool) -> None:
         self.target, self.moments, self.bases, self.uniform = target, moments, bases, uniform
-        self._energy = moments.inner([target], [target])[:, 0, 0]
+        self._seen = target, moments.see(target)
+        self._energy = moments.inner(self._seen, self._seen)
 
     def snap(self, coefficients: F64) -> U8:
         """Patterns [K, N], the heaviest weight first, each making up for those before it."""
@@ -303,10 +313,13 @@ class _Problem:
 
     def refit(self, patterns: U8) -> _State:
         """The integers and scales of least error for given patterns."""
-        bases = self.bases
-        signs = [np.where(patterns & (1 << b), PLUS, MINUS) for b in range(bases)]
-        known = self.moments.inner(signs, [*signs, self.target])
-        gram, right = known[..., :-1], known[..., -1]
+        bases, inner = self.bases, self.moments.inner
+        signs = [_signs(patterns, b) for b in range(bases)]
+        seen = [(one, self.moments.see(one)) for one in signs]
+        right = np.stack([inner(one, self._seen) for one in seen], axis=1)
+        gram = np.empty((len(right), bases, bases))
+        for a, b in itertools.combinations_with_replacement(range(bases), 2):
+            gram[:, a, b] = gram[:, b, a] = inner(seen[a], seen[b])
         if self.uniform:
             integers, scale, gain = _pick_integers(gram, right, _powers(right)[:, None, :])
         else:
@@ -318,6 +331,14 @@ class _Problem:
             scale=scale,
             error=self._energy - gain,
         )
+
+
+def _signs(patterns: U8, base: int) -> F32:
+    """float32, 1 where the base's bit is set and else -1."""
+    signs = ((patterns >> base) & 1).astype(np.float32)
+    signs *= 2
+    signs -= 1
+    return signs
 
 
 def _dot(a: F32, b: F32) -> F64:

@@ -216,8 +216,8 @@ class SequenceDecomposer:
             for start in range(0, len(target), FILTERS):
                 rows = slice(start, start + FILTERS)
                 parts.append((target[rows], moments, levels[rows]))
-        # Another round of a dense layer takes long and gains nothing that can be measured.
-        rounds, sweeps = (2, 1) if isinstance(layer, Dense) else (3, 2)
+        # More rounds of a dense layer take long and lessen its error by half a per cent.
+        rounds, sweeps = (1, 1) if isinstance(layer, Dense) else (3, 2)
 
         def work(part: tuple[F32, Moments, F64]) -> AwareFit:
             target, moments, levels = part
@@ -382,18 +382,31 @@ def _dense_problem(
     input_mean, output_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
     share = 1 / np.sqrt(len(x))
     samples = (x - input_mean) * share
-    residual = (y - output_mean) * share - samples @ weight
-    target = weight.T.astype(np.float64)
+    single = samples.astype(np.float32)
     moments: Moments
     if len(x) < x.shape[1]:
         moments = SampleMoments(samples, damping=FEW_DAMPING)
-        target[:, moments.order] += moments.solve_samples(residual)
     else:
         moments = FullMoments(samples.T @ samples, damping=DAMPING)
-        target[:, moments.order] += moments.solve((residual.T @ samples)[:, moments.order])
+
+    def regress(start: int) -> F32:
+        """The targets of some filters."""
+        some = slice(start, start + FILTERS)
+        own = weight[:, some]
+        residual = ((y[:, some] - output_mean[some]) * share).astype(np.float32) - single @ own
+        target = own.T.copy()
+        if isinstance(moments, SampleMoments):
+            target[:, moments.order] += moments.solve_samples(residual)
+        else:
+            gap = (residual.T @ single)[:, moments.order]
+            target[:, moments.order] += moments.solve(gap.astype(np.float64)).astype(np.float32)
+        return target
+
+    with _threads(flow.workers) as pool:
+        targets = list(pool.map(regress, range(0, weight.shape[1], FILTERS)))
     return Problem(
         layer=layer,
-        targets=(target.astype(np.float32),),
+        targets=(np.concatenate(targets),),
         moments=(moments,),
         input_mean=input_mean[None],
         output_mean=output_mean,
