@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, project: Path, tmp_path: P
     """Killed at one stage after the other; the last finds what was finished, and ends the same."""
     cache = tmp_path / "cache"
     given = options_for(trained, tmp_path / "out", max_drop_pp=12.0, cache=cache, resume=True)
-    ahead = ["verify", "finalist", "tables of bits", "observe"]
+    ahead = ["verify", "measure the library", "tables of bits", "observe"]
 
     def interrupt(stage: str, done: int, total: int) -> None:
         if ahead and stage == ahead[-1] and done == total:

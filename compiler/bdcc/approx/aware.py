@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,8 @@ class FullMoments:
         return np.asarray(np.linalg.solve(self._matrix.astype(np.float64), right.T).T)
 
     def see(self, x: F32) -> F32:
-        """What `inner` needs of x float32 [K, N], beside itself."""
-        return self._matrix @ x
+        """What `inner` needs of x, float32 [K, N], beside itself."""
+        return np.asarray(self._matrix @ x)
 
     def inner(self, x: Seen, y: Seen) -> F64:
         """x' H y, column by column: float64 [N]."""
@@ -106,13 +106,13 @@ class SampleMoments:
 
     def solve_samples(self, right: F32) -> F32:
         """x of x H = right' F, float32 [N, K] in the order of `order`, for right [n, N]."""
-        return (self._inverse @ right).astype(np.float32).T @ self._single
+        return np.asarray((self._inverse @ right).astype(np.float32).T @ self._single)
 
     @functools.cached_property
     def _inverse(self) -> F64:
-        inner: F64 = self._samples @ self._samples.T
+        inner = np.asarray(self._samples @ self._samples.T, np.float64)
         inner[np.diag_indices_from(inner)] += self.damping
-        return np.linalg.inv(inner)
+        return np.asarray(np.linalg.inv(inner))
 
     def see(self, x: F32) -> F32:
         """As of FullMoments."""
@@ -132,7 +132,8 @@ class SampleMoments:
         block to block, by Woodbury's identity.
         """
         samples, damping = self._samples, self.damping
-        inverse, found = self._inverse.copy(), []
+        inverse: F64 = self._inverse.copy()
+        found = []
         for start in reversed(range(0, samples.shape[1], BLOCK)):
             block = samples[:, start : start + BLOCK]
             seen = inverse @ block

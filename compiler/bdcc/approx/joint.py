@@ -2,10 +2,11 @@
 """Bases and bits of every layer together, as cheap as the tolerance allows.
 
     front      settings that no other beats in cost and predicted divergence, from the tables
-    finalists  where along the front the tolerance is kept is found by measuring, each step going
-               where the prediction, corrected by what was measured, says
-    lowering   every single choice of the result is tried one lower, and taken if it keeps the
-               tolerance
+    finalists  where along the front the tolerance is kept is found by measuring: first between
+               a few stops, which are the same for every tolerance, then where the prediction,
+               corrected by what was measured, says
+    lowering   every single choice of the result is tried one lower, and taken if its divergence
+               goes with a drop that keeps the tolerance
 
 A setting counts only if its measured drop keeps the tolerance *and* the drop that its divergence
 goes with does: the least of many noisy counts would be too good by chance.
@@ -23,14 +24,17 @@ import numpy.typing as npt
 from bdcc.approx.sensitivity import SMALLEST, Sensitivity
 
 F64 = npt.NDArray[np.float64]
-MeasureLowered = Callable[["Setting", "Setting", "Setting"], "Measured"]
+MeasureLowered = Callable[["Setting", "Setting"], "Measured"]
 Cost = Callable[[str, int, int], float]  # of a layer with B bases and Q bits; costs add up
 
 SPREAD = 0.7  # how far, in the log of the divergence, what was measured speaks for its neighbours
 PRIOR = 0.2  # weight of the tables' own points per nat, as a part of the divergence asked about
 IN_SEQUENCE = 0.6  # of the drop that single choices predict is what remains after compensation
 TRADES = np.geomspace(1e-3, 1e5, 400)  # prices of a nat, as parts of the dearest setting's cost
-EVALUATIONS = 7  # on the front
+STOPS = 8  # along the front, between settings that lose next to nothing and next to all
+STOPS_PP = (0.25, 25.0)
+REFINED = 2  # evaluations between two stops
+EVALUATIONS = 7  # on the front, where the tolerance is hard to keep
 TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
 
 
@@ -50,16 +54,25 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """What may be chosen. tensors: what each layer reads; bases: by layer; bits: by tensor."""
+    """What may be chosen. tensors: what each layer reads; bases: by layer; bits: by tensor; fits:
+    whether there is room for a setting; what is lower than one that fits does too.
+    """
 
     tensors: Mapping[str, str]
     bases: Mapping[str, Sequence[int]]
     bits: Mapping[str, Sequence[int]]
     cost: Cost
+    fits: Callable[[Setting], bool] = lambda _: True
 
     def cost_of(self, setting: Setting) -> float:
         bits = dict(setting.bits)
         return sum(self.cost(name, b, bits[self.tensors[name]]) for name, b in setting.bases)
+
+    def least(self) -> Setting:
+        return Setting(
+            bases=tuple((name, min(counts)) for name, counts in self.bases.items()),
+            bits=tuple((tensor, min(counts)) for tensor, counts in self.bits.items()),
+        )
 
     def lowerings(self, setting: Setting) -> Iterator[Setting]:
         """All settings with one choice one lower."""
@@ -242,9 +255,8 @@ def choose_jointly(
 ) -> JointChoice:
     """The cheapest setting found whose drop is at most `max_drop_pp` percentage points.
 
-    measure: a setting, decomposed in sequence; measure_lowered(whole, current, lowered): of the
-    first with choices changed in place to those of the last, which is one below `current`, on as
-    many pictures as tell.
+    measure: a setting, decomposed in sequence; measure_lowered(whole, lowered): of the first with
+    choices changed in place to those of the last, on as many pictures as tell.
     """
     return _Search(space, sensitivity, max_drop_pp, measure, measure_lowered).run()
 
@@ -267,13 +279,12 @@ class _Search:
         self._by_measure = _Forecast(prior)
 
     def run(self) -> JointChoice:
-        front = find_front(self.space, self.sensitivity)
+        front = [one for one in find_front(self.space, self.sensitivity) if self.space.fits(one)]
+        front = front or [self.space.least()]
         found = self.along(front)
-        if found is not None:
-            found = self.lower(found)
-        # What was measured on the way may have changed what is expected of those before.
-        kept = [one for one in self.tried.values() if one.kept]
-        if found is None or not found.kept:
+        while found is not None and not (found := self.lower(found)).kept:
+            # What was measured on the way has changed what is expected of it.
+            kept = [one for one in self.tried.values() if one.kept]
             found = min(kept, key=lambda one: one.cost, default=None)
         if found is not None:
             return self.choice(found, met=True)
@@ -311,7 +322,8 @@ class _Search:
         """Judged by all that has been measured so far."""
         expected = self._by_measure.points(max(measured.nats, SMALLEST))
         margin = measured.upper_pp - measured.drop_pp
-        kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
+        counted = measured.upper_pp if whole else 0.0
+        kept = max(counted, expected + margin) <= self.max_drop_pp + TIGHT
         return Finalist(
             setting=setting,
             cost=self.space.cost_of(setting),
@@ -323,50 +335,68 @@ class _Search:
         )
 
     def along(self, front: list[Setting]) -> Finalist | None:
-        """The cheapest of the front that keeps the tolerance, taking it as monotone."""
-        margin = 0.0
-        while True:
-            known = [self.tried.get(setting) for setting in front]
-            good = max((i for i, one in enumerate(known) if one and one.kept), default=-1)
-            refused = (i for i, one in enumerate(known) if one and not one.kept and i > good)
-            bad = min(refused, default=len(front))
-            if bad - good <= 1 or (good >= 0 and len(self.tried) >= EVALUATIONS):
-                return known[good] if good >= 0 else None
-            fits = [self.forecast(s) + margin <= self.max_drop_pp for s in front]
-            aim = max((i for i, fit in enumerate(fits) if fit), default=0)
-            if len(self.tried) >= EVALUATIONS // 2:
-                aim = (good + bad) // 2  # the prediction has had its chance
-            finalist = self.evaluate(front[min(max(aim, good + 1), bad - 1)])
-            margin = finalist.measured.upper_pp - finalist.measured.drop_pp
+        """The cheapest found of the front that keeps the tolerance, taking it as monotone."""
+        good, bad, margin, refined = -1, len(front), 0.0, 0
+        stops = self._stops(front)
+        while bad - good > 1:
+            between = [stop for stop in stops if good < stop < bad]
+            if between:
+                place = between[len(between) // 2]
+            elif refined < REFINED or (good < 0 and len(self.tried) < EVALUATIONS):
+                refined += 1
+                fits = [self.forecast(one) + margin <= self.max_drop_pp for one in front]
+                aim = max((place for place, fit in enumerate(fits) if fit), default=0)
+                place = min(max(aim, good + 1), bad - 1)
+            else:
+                break
+            measured = self.evaluate(front[place]).measured
+            margin = measured.upper_pp - measured.drop_pp
+            known = {place: self.tried.get(one) for place, one in enumerate(front)}
+            good = max((place for place, one in known.items() if one and one.kept), default=-1)
+            refused = (place for place, one in known.items() if one and not one.kept)
+            bad = min((place for place in refused if place > good), default=len(front))
+        return self.tried[front[good]] if good >= 0 else None
+
+    def _stops(self, front: list[Setting]) -> list[int]:
+        """Places along the front whose predicted drops by the tables alone are evenly spaced in
+        their logarithm. They do not depend on the tolerance: what is measured there serves all.
+        """
+        rate = self.sensitivity.drop_per_nat * IN_SEQUENCE
+        drops = [rate * predicted_nats(self.sensitivity, one) for one in front]
+        wanted = np.searchsorted(drops, np.geomspace(*STOPS_PP, STOPS))
+        return sorted({min(int(place), len(front) - 1) for place in wanted})
 
     def lower(self, whole: Finalist) -> Finalist:
         """Try each choice one lower, what saves most first; go on from what keeps the tolerance.
 
-        Layers are changed in place on the way; only where it ends is decomposed anew, or, should
-        that not keep the tolerance, where it was a step before. A choice that was too much once is
-        not tried again: from a cheaper setting it is too much all the more.
+        Layers are changed in place on the way; only where it ends is decomposed anew, and should
+        that not keep the tolerance, it goes on from a step before. A choice that was too much once
+        is not tried again: from a cheaper setting it is too much all the more.
         """
-        steps, refused = [whole], set[tuple[str, str]]()
-        while left := self._open(steps[-1].setting, refused):
-            place, lowered = min(left, key=lambda item: self.space.cost_of(item[1]))
-            tried = self.tried.get(lowered) or self._try(whole, steps[-1], lowered)
-            if tried.kept:
-                steps.append(tried)
-            else:
-                refused.add(place)
-        while len(steps) > 1 and not (steps[-1].whole or self.evaluate(steps[-1].setting).kept):
-            steps.pop()
-        return self.tried[steps[-1].setting]
+        steps, refused = [whole], dict[tuple[str, str], int]()  # place -> number of steps before
+        while True:
+            while left := self._open(steps[-1].setting, refused):
+                place, lowered = min(left, key=lambda item: self.space.cost_of(item[1]))
+                tried = self.tried.get(lowered) or self._try(whole, lowered)
+                if tried.kept:
+                    steps.append(tried)
+                else:
+                    refused[place] = len(steps)
+            if len(steps) == 1 or self.evaluate(steps[-1].setting).kept:
+                return self.tried[steps[-1].setting]
+            last = steps.pop()
+            refused = {place: count for place, count in refused.items() if count <= len(steps)}
+            refused[_difference(steps[-1].setting, last.setting)] = len(steps)
 
     def _open(
-        self, setting: Setting, refused: set[tuple[str, str]]
+        self, setting: Setting, refused: Mapping[tuple[str, str], int]
     ) -> list[tuple[tuple[str, str], Setting]]:
         places = [(_difference(setting, one), one) for one in self.space.lowerings(setting)]
         return [(place, one) for place, one in places if place not in refused]
 
-    def _try(self, whole: Finalist, current: Finalist, lowered: Setting) -> Finalist:
+    def _try(self, whole: Finalist, lowered: Setting) -> Finalist:
         predicted = self.forecast(lowered)
-        measured = self._measure_lowered(whole.setting, current.setting, lowered)
+        measured = self._measure_lowered(whole.setting, lowered)
         self.lowered.append(self._finalist(lowered, predicted, measured, whole=False))
         return self.lowered[-1]
 

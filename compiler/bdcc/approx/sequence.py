@@ -394,7 +394,7 @@ def _dense_problem(
         some = slice(start, start + FILTERS)
         own = weight[:, some]
         residual = ((y[:, some] - output_mean[some]) * share).astype(np.float32) - single @ own
-        target = own.T.copy()
+        target: F32 = own.T.copy()
         if isinstance(moments, SampleMoments):
             target[:, moments.order] += moments.solve_samples(residual)
         else:

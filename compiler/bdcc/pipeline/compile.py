@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdcc.approx.evaluate import I32
+from bdcc.approx.joint import Setting
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
@@ -19,9 +19,9 @@ from bdcc.host.bench import bench
 from bdcc.host.build import build, check_compiler
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
-from bdcc.pipeline.cache import Cache, Counts, open_cache
+from bdcc.pipeline.cache import Arrays, Cache, Counts, open_cache
 from bdcc.pipeline.material import TOP, Judged, gather, judge, warn_of_repeats
-from bdcc.pipeline.measure import built_ranks, code_bytes
+from bdcc.pipeline.measure import code_bytes, measure_built
 from bdcc.pipeline.models import Models, outline
 from bdcc.pipeline.options import (
     DEFAULT_MAX_DROP_PP,
@@ -123,21 +123,26 @@ def compile_model(
             ram_bytes=options.ram_bytes,
         )
 
-        def measure(folder: Path, part: Judged) -> I32:
-            return built_ranks(
+        def measure(folder: Path, part: Judged) -> Arrays:
+            return measure_built(
                 folder,
-                part.pictures,
-                part.labels,
+                graph,
+                part,
                 cache=cache,
                 threads=options.worker_count,
                 progress=progress,
             )
 
-        def measure_candidate(candidate: QuantizedModel) -> I32:
+        def measure_candidate(candidate: QuantizedModel) -> Arrays:
             folder = workshop.project(candidate)
             with clock.stage("build"):
                 build(folder, passing=True)
             return measure(folder, search)
+
+        def fits(setting: Setting) -> bool:
+            if options.flash_bytes is None and options.ram_bytes is None:
+                return True
+            return workshop.fits(outline(graph, dict(setting.bases), dict(setting.bits)))
 
         models = Models(
             graph=graph, calib=material.calib, options=options, cache=cache, progress=progress
@@ -162,7 +167,8 @@ def compile_model(
                 layers=layers,
                 options=options,
                 max_drop_pp=max_drop,
-                measure_built=measure_candidate,
+                measure_candidate=measure_candidate,
+                fits=fits,
             )
             decomposed_percent = evaluator.decomposed_percent(choice.model.decomposed)
         chosen = choice.model
@@ -172,8 +178,8 @@ def compile_model(
             library = build(project, passing=True)
         with clock.stage("measure"):
             drops = (
-                compare(search.float_ranks < top, measure(project, search) < top),
-                compare(holdout.float_ranks < top, measure(project, holdout) < top),
+                compare(search.float_ranks < top, measure(project, search)["ranks"] < top),
+                compare(holdout.float_ranks < top, measure(project, holdout)["ranks"] < top),
             )
         report = make_report(
             plan,

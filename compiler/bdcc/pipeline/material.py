@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bdcc.approx.chunks import ChunkRunner, chunk_bounds
 from bdcc.approx.evaluate import I32, first_classes, ranks_of
 from bdcc.approx.model import DecomposedModel
+from bdcc.approx.sensitivity import divergence, log_probabilities
 from bdcc.approx.tables import measure_logits
 from bdcc.data.generate import generate_pictures
 from bdcc.data.listing import I64, Classes, Listing, list_pictures, read_classes, split
@@ -54,6 +57,20 @@ class Judged:
     labels: I64
     float_outputs: F32
     float_ranks: I32
+
+
+def outcome_of(
+    graph: Graph, judged: Judged, outputs: F32, rows: I64 | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """What a model's outputs, float32 [n, outputs], of all pictures or of `rows` are worth: ranks,
+    int32 [n], of the labels, and nats, float64 [n], of divergence from the float model.
+    """
+    some = slice(None) if rows is None else rows
+    reference = log_probabilities(graph, judged.float_outputs[some])
+    return {
+        "ranks": ranks_of(outputs, judged.labels[some]),
+        "nats": divergence(reference, log_probabilities(graph, outputs)),
+    }
 
 
 def outputs_of(graph: Graph) -> int:

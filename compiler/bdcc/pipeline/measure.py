@@ -10,13 +10,12 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from bdcc.approx.evaluate import I32, ranks_of
 from bdcc.data.pictures import Pictures, Progress
 from bdcc.host.library import Library
-from bdcc.ir.graph import F32
-from bdcc.pipeline.cache import Cache
+from bdcc.ir.graph import F32, Graph
+from bdcc.pipeline.cache import Arrays, Cache
+from bdcc.pipeline.material import Judged, outcome_of
 
 BATCH = (
     32  # pictures per thread and call: enough to keep threads busy, little enough to show progress
@@ -40,27 +39,28 @@ def library_logits(
     return np.concatenate(parts).reshape(len(pictures), -1)
 
 
-def built_ranks(
+def measure_built(
     project: Path,
-    pictures: Pictures,
-    labels: npt.NDArray[np.int64],
+    graph: Graph,
+    judged: Judged,
     *,
     cache: Cache,
     threads: int,
     progress: Progress | None = None,
-) -> I32:
-    """int32 [N]: how many classes the built library puts before each picture's label.
+) -> Arrays:
+    """`outcome_of` what the built library answers.
 
     Kept in the cache by the content of the project, so the same choice is never measured twice.
     """
 
-    def measure() -> dict[str, I32]:
+    def measure() -> Arrays:
         with Library.open(project) as library:
-            logits = library_logits(library, pictures, threads=threads, progress=progress)
-        return {"ranks": ranks_of(logits, labels)}
+            logits = library_logits(library, judged.pictures, threads=threads, progress=progress)
+        return outcome_of(graph, judged, logits)
 
-    key = (content_digest(project), pictures.key, hashlib.sha256(labels.tobytes()).hexdigest())
-    return cache.arrays("measured", *key, make=measure)["ranks"]
+    labels = hashlib.sha256(judged.labels.tobytes()).hexdigest()
+    key = (content_digest(project), graph.sha256, judged.pictures.key, labels)
+    return cache.arrays("measured", *key, make=measure)
 
 
 def content_digest(project: Path) -> str:

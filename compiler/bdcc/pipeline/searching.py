@@ -11,44 +11,28 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import numpy.typing as npt
-
 from bdcc.approx.chunks import ChunkRunner, chunk_bounds
-from bdcc.approx.evaluate import I32, ranks_of
-from bdcc.approx.joint import (
-    Cost,
-    Finalist,
-    JointChoice,
-    Measured,
-    Setting,
-    Space,
-    choose_jointly,
-)
+from bdcc.approx.evaluate import I32
+from bdcc.approx.joint import Cost, Finalist, Measured, Setting, Space, choose_jointly
 from bdcc.approx.model import DecomposedModel, QuantizedModel, TensorQuant
 from bdcc.approx.quantize import TensorStats, quantize_model
 from bdcc.approx.search import choose_paper, layer_drops, stack_paper
-from bdcc.approx.sensitivity import (
-    Sensitivity,
-    divergence,
-    log_probabilities,
-    measure_sensitivity,
-)
+from bdcc.approx.sensitivity import Sensitivity, measure_sensitivity
 from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tables
 from bdcc.data.listing import I64
 from bdcc.data.pictures import Progress
 from bdcc.ir.graph import Graph
-from bdcc.pipeline.cache import Cache
+from bdcc.pipeline.cache import Arrays, Cache
 from bdcc.pipeline.costs import cost_of
 from bdcc.pipeline.decomposing import model_key
-from bdcc.pipeline.material import Judged, evaluation_workers, evenly
+from bdcc.pipeline.material import Judged, evaluation_workers, evenly, outcome_of
 from bdcc.pipeline.models import Models
 from bdcc.pipeline.options import CompileOptions, Layers
 from bdcc.report.report import compare, percent
 
 TABLE_PICTURES = 200  # that the divergences of single choices are measured on
-LOWERED_PICTURES = 500  # that a lowered choice is first tried on
-HOPELESS_PP = 0.1  # beyond the tolerance by these: the first pictures are enough
-MeasureBuilt = Callable[[QuantizedModel], I32]
+LOWERED_PICTURES = 400  # that a lowered choice is tried on
+MeasureCandidate = Callable[[QuantizedModel], Arrays]  # the search pictures by its built library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,8 +95,8 @@ class Evaluator:
         if not model.layers:
             return self.percent_of(self.judged.float_ranks)
 
-        def make() -> dict[str, npt.NDArray[Any]]:
-            return {"ranks": self._judge(model, {}, "decomposed model")["ranks"]}
+        def make() -> Arrays:
+            return self._judge(model, {}, "decomposed model")
 
         key = (*self._key, model_key(model))
         return self.percent_of(self._cache.arrays("evaluations", *key, make=make)["ranks"])
@@ -126,17 +110,11 @@ class Evaluator:
         quants: Mapping[str, TensorQuant],
         stage: str,
         rows: I64 | None = None,
-    ) -> dict[str, npt.NDArray[Any]]:
-        """ranks: int32 [n] of the labels; nats: float64 [n], divergence from the float model."""
+    ) -> Arrays:
         outputs = measure_logits(
             self._runner, model, quants, stage=stage, rows=rows, progress=self._progress
         )
-        some = slice(None) if rows is None else rows
-        reference = log_probabilities(self.graph, self.judged.float_outputs[some])
-        return {
-            "ranks": ranks_of(outputs, self.judged.labels[some]),
-            "nats": divergence(reference, log_probabilities(self.graph, outputs)),
-        }
+        return outcome_of(self.graph, self.judged, outputs, rows)
 
     # --- the paper's tables ---------------------------------------------------------------
 
@@ -194,27 +172,27 @@ class Evaluator:
         key = (*self._key, models.key, self.top, choices)
         return Sensitivity.from_json(self._cache.record("sensitivities", *key, make=make))
 
-    def measure(self, models: Models, setting: Setting) -> dict[str, npt.NDArray[Any]]:
-        """ranks and nats of a setting on all search pictures."""
+    def measure(
+        self, models: Models, setting: Setting, measure_candidate: MeasureCandidate
+    ) -> Arrays:
+        """The outcome of a setting, decomposed in sequence and built."""
 
-        def make() -> dict[str, npt.NDArray[Any]]:
-            model = models.build(setting)
-            return self._judge(model.decomposed, model.tensors, "finalist")
+        def make() -> Arrays:
+            return measure_candidate(models.build(setting))
 
-        return dict(self._cache.arrays("finalists", *self._key, models.key, setting, make=make))
+        return self._cache.arrays("finalists", *self._key, models.key, setting, make=make)
 
     def measure_lowered(
-        self, models: Models, setting: Setting, lowered: Setting, rows: I64 | None
-    ) -> dict[str, npt.NDArray[Any]]:
-        """The same for a setting changed in one place, on all pictures or on `rows`."""
+        self, models: Models, setting: Setting, lowered: Setting, rows: I64
+    ) -> Arrays:
+        """The outcome of a setting changed in place, on the pictures `rows`."""
 
-        def make() -> dict[str, npt.NDArray[Any]]:
+        def make() -> Arrays:
             model = models.lowered(setting, lowered)
             return self._judge(model.decomposed, model.tensors, "lowered choice", rows)
 
-        some = None if rows is None else len(rows)
-        key = (*self._key, models.key, setting, lowered, some)
-        return dict(self._cache.arrays("lowered", *key, make=make))
+        key = (*self._key, models.key, setting, lowered, len(rows))
+        return self._cache.arrays("lowered", *key, make=make)
 
 
 def choose(
@@ -224,11 +202,12 @@ def choose(
     layers: Layers,
     options: CompileOptions,
     max_drop_pp: float,
-    measure_built: MeasureBuilt,
+    measure_candidate: MeasureCandidate,
+    fits: Callable[[Setting], bool],
 ) -> Choice:
     """B and Q of every decomposed layer, as the options say.
 
-    measure_built: ranks of the search pictures by the library built from a model.
+    fits: whether the target has room for a setting.
     """
     if not layers.names:
         empty = DecomposedModel(graph=models.graph, layers={})
@@ -257,7 +236,8 @@ def choose(
         cost=cost_of(models.graph, options.objective),
         options=options,
         max_drop_pp=max_drop_pp,
-        measure_built=measure_built,
+        measure_candidate=measure_candidate,
+        fits=fits,
     )
 
 
@@ -308,10 +288,11 @@ def search_jointly(
     cost: Cost,
     options: CompileOptions,
     max_drop_pp: float,
-    measure_built: MeasureBuilt,
+    measure_candidate: MeasureCandidate,
+    fits: Callable[[Setting], bool],
 ) -> Choice:
-    """B and Q of all layers: the cheapest setting found whose measured drop keeps the tolerance,
-    as the library built from it confirms.
+    """B and Q of all layers: the cheapest setting found whose drop, measured in the library that is
+    built from it, keeps the tolerance.
     """
     graph, judged, top = models.graph, evaluator.judged, evaluator.top
     space = Space(
@@ -321,47 +302,39 @@ def search_jointly(
         bases=layers.bases_choices,
         bits=layers.bits_choices(graph),
         cost=cost,
+        fits=fits,
     )
     sensitivity = evaluator.sensitivity(models, space)
     float_hits = judged.float_ranks < top
-    total = len(float_hits)
-    some = evenly(total, LOWERED_PICTURES) if total > 2 * LOWERED_PICTURES else None
+    some = evenly(len(float_hits), LOWERED_PICTURES)
 
-    def summary(found: Mapping[str, npt.NDArray[Any]]) -> Measured:
+    def measure(setting: Setting) -> Measured:
+        found = evaluator.measure(models, setting, measure_candidate)
         drop = compare(float_hits, found["ranks"] < top)
         return Measured(
             nats=float(found["nats"].mean()),
             drop_pp=drop.drop_pp,
             upper_pp=drop.interval_pp[1] if options.strict else drop.drop_pp,
-            samples=total,
+            samples=len(float_hits),
         )
 
-    def measure(setting: Setting) -> Measured:
-        return summary(evaluator.measure(models, setting))
-
-    def measure_lowered(whole: Setting, current: Setting, lowered: Setting) -> Measured:
-        if some is not None:
-            known = (
-                evaluator.measure(models, whole)
-                if current == whole
-                else evaluator.measure_lowered(models, whole, current, None)
-            )
-            before = summary(known)
-            part = evaluator.measure_lowered(models, whole, lowered, some)
-            nats = before.nats + float((part["nats"] - known["nats"][some]).mean())
-            rate = max(sensitivity.drop_per_nat, before.drop_pp / max(before.nats, 1e-9))
-            guess = before.upper_pp + rate * (nats - before.nats)
-            if guess > max_drop_pp + HOPELESS_PP:
-                worse = (known["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
-                drop = before.drop_pp + 100 * float(worse)
-                upper = max(drop, guess) + before.upper_pp - before.drop_pp
-                return Measured(nats=nats, drop_pp=drop, upper_pp=upper, samples=len(some))
-        return summary(evaluator.measure_lowered(models, whole, lowered, None))
+    def measure_lowered(whole: Setting, lowered: Setting) -> Measured:
+        """By how much more is lost on some of the pictures than by the whole."""
+        before, known = measure(whole), evaluator.measure(models, whole, measure_candidate)
+        part = evaluator.measure_lowered(models, whole, lowered, some)
+        lost = (known["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
+        more = 100 * float(lost)
+        return Measured(
+            nats=before.nats + float((part["nats"] - known["nats"][some]).mean()),
+            drop_pp=before.drop_pp + more,
+            upper_pp=before.upper_pp + more,
+            samples=len(some),
+        )
 
     found = choose_jointly(
         space, sensitivity, max_drop_pp, measure=measure, measure_lowered=measure_lowered
     )
-    finalist = _confirm(found, evaluator, models, max_drop_pp, options, measure_built)
+    finalist = next(one for one in found.tried if one.setting == found.setting and one.whole)
     return Choice(
         method="measured",
         model=models.build(finalist.setting),
@@ -370,31 +343,6 @@ def search_jointly(
         evaluations=_choices(space, sensitivity) + len(found.tried),
         table={**sensitivity.as_json(), "finalists": [_as_json(one) for one in found.tried]},
     )
-
-
-def _confirm(
-    found: JointChoice,
-    evaluator: Evaluator,
-    models: Models,
-    max_drop_pp: float,
-    options: CompileOptions,
-    measure_built: MeasureBuilt,
-) -> Finalist:
-    """The cheapest finalist that the built library confirms too; without one, the best.
-
-    The evaluator sums in another order than the library: a picture at a tie may fall otherwise.
-    """
-    hits = evaluator.judged.float_ranks < evaluator.top
-    chosen = next(one for one in found.tried if one.setting == found.setting and one.whole)
-    if not found.met:
-        return chosen
-    kept = [one for one in found.tried if one.whole and one.kept and one.cost >= chosen.cost]
-    for one in sorted(kept, key=lambda one: one.cost):
-        drop = compare(hits, measure_built(models.build(one.setting)) < evaluator.top)
-        upper = drop.interval_pp[1] if options.strict else drop.drop_pp
-        if upper <= max_drop_pp:
-            return one
-    return chosen
 
 
 def _shares(space: Space, sensitivity: Sensitivity, finalist: Finalist) -> dict[str, float]:

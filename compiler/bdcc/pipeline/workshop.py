@@ -55,6 +55,14 @@ class Workshop:
                 )
         return plan
 
+    def fits(self, model: QuantizedModel) -> bool:
+        """Whether `plan` takes it."""
+        try:
+            self.plan(model)
+        except OptionError:
+            return False
+        return True
+
     def project(self, model: QuantizedModel) -> Path:
         """The folder with the model's sources. Models differ in their bases and bits alone.
 
