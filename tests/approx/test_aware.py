@@ -150,6 +150,24 @@ def test_never_worse_than_the_plain_decomposition(bases: int, seed: int) -> None
     assert found.error.sum() < 0.7 * blind.sum()  # what it is for
 
 
+@pytest.mark.parametrize("kind", ["full", "samples"])
+@pytest.mark.parametrize("bases", [1, 2, 4])
+def test_uniform_levels_are_those_of_an_integer_format(kind: str, bases: int) -> None:
+    rng = np.random.default_rng(bases)
+    samples, target = samples_of(rng, 60, 80), rng.normal(size=(8, 60))
+    _, levels = plain(target, bases)
+    moments = moments_of(samples, kind)
+    found = fit(target, moments, levels=levels, uniform=True)
+    assert (found.coefficients == 2 ** np.arange(bases)).all()
+    direct = error_under(damped(samples), target, weights_of(found))
+    energy = error_under(damped(samples), target, np.zeros_like(target))
+    np.testing.assert_allclose(found.error, direct, atol=2e-6 * energy.max())
+    assert (found.error < energy).all()
+    free = fit(target, moments, levels=levels)
+    if bases > 1:  # one basis has the same levels either way
+        assert free.error.sum() < found.error.sum()
+
+
 def test_more_bases_are_never_worse() -> None:
     rng = np.random.default_rng(1)
     samples, target = samples_of(rng, 150, 400), rng.normal(size=(8, 150))

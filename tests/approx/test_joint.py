@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -280,6 +280,32 @@ def test_a_drop_of_exactly_d_is_kept(hits: int) -> None:
             measure_lowered=lambda *_: measured,
         )
         assert (choice.setting, choice.met) == (setting, met)
+
+
+def test_stops_serve_every_tolerance() -> None:
+    """Most of what is measured for one tolerance was measured for another before."""
+    space, sensitivity = made_up(3, CHAIN, bases=range(1, 7), bits=range(2, 9))
+    seen: set[Setting] = set()
+    new = []
+    for max_drop in (1.0, 2.0, 3.0, 5.0, 8.0, 4.0, 6.0):
+        truth = Truth(space, sensitivity, 0.05, 3)
+        assert truth.choose(max_drop).met
+        new.append(len(set(truth.asked) - seen))
+        seen |= set(truth.asked)
+    assert max(new[-2:]) <= 2 < new[0]
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.0])
+def test_what_does_not_fit_is_not_measured(share: float) -> None:
+    space, sensitivity = made_up(1, CHAIN)
+    free = Truth(space, sensitivity, 0.0, 1).choose(2.0)
+    room = max(share * space.cost_of(free.setting), space.cost_of(space.least()))
+    fitting = replace(space, fits=lambda setting: space.cost_of(setting) <= room)
+    truth = Truth(fitting, sensitivity, 0.0, 1)
+    choice = truth.choose(2.0)
+    assert all(fitting.fits(one.setting) for one in choice.tried)
+    assert not choice.met  # what is cheaper than the cheapest that keeps the tolerance
+    assert min(one.measured.drop_pp for one in choice.tried) == whole(choice).measured.drop_pp
 
 
 def test_what_has_one_choice_stays() -> None:

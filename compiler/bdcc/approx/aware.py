@@ -138,7 +138,7 @@ class SampleMoments:
             block = samples[:, start : start + BLOCK]
             seen = inverse @ block
             left = np.eye(block.shape[1]) - block.T @ seen
-            seen = np.linalg.solve(left, seen.T).T
+            seen = np.linalg.solve(left, seen.T).T.astype(np.float64, copy=False)
             inverse += seen @ (left @ seen.T)
             moments = damping * (block.T @ seen)
             moments[np.diag_indices_from(moments)] += damping
