@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bdcc.approx.joint import (
+    AIM,
     TIGHT,
     TRADES,
     Finalist,
