@@ -33,7 +33,8 @@ IN_SEQUENCE = 0.6  # of the drop that single choices predict is what remains aft
 TRADES = np.geomspace(1e-3, 1e5, 400)  # prices of a nat, as parts of the dearest setting's cost
 STOPS = 8  # along the front, between settings that lose next to nothing and next to all
 STOPS_PP = (0.25, 25.0)
-REFINED = 2  # evaluations between two stops
+REFINED = 2  # evaluations between two stops, until one keeps the tolerance
+AIM = 0.93  # of the tolerance is what is aimed at: counts are noisy, and a miss costs a finalist
 EVALUATIONS = 7  # on the front, where the tolerance is hard to keep
 TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
 
@@ -282,10 +283,13 @@ class _Search:
         front = [one for one in find_front(self.space, self.sensitivity) if self.space.fits(one)]
         front = front or [self.space.least()]
         found = self.along(front)
-        while found is not None and not (found := self.lower(found)).kept:
-            # What was measured on the way has changed what is expected of it.
+        while found is not None:
+            lowered = self.lower(found)
+            # What was measured on the way may have changed what is expected of others.
             kept = [one for one in self.tried.values() if one.kept]
             found = min(kept, key=lambda one: one.cost, default=None)
+            if found == lowered:
+                break
         if found is not None:
             return self.choice(found, met=True)
         best = min(self.tried.values(), key=lambda one: (one.measured.upper_pp, one.cost))
@@ -322,8 +326,10 @@ class _Search:
         """Judged by all that has been measured so far."""
         expected = self._by_measure.points(max(measured.nats, SMALLEST))
         margin = measured.upper_pp - measured.drop_pp
-        counted = measured.upper_pp if whole else 0.0
-        kept = max(counted, expected + margin) <= self.max_drop_pp + TIGHT
+        if whole:
+            kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
+        else:
+            kept = expected + margin <= AIM * self.max_drop_pp
         return Finalist(
             setting=setting,
             cost=self.space.cost_of(setting),
@@ -344,9 +350,11 @@ class _Search:
                 place = between[len(between) // 2]
             elif refined < REFINED or (good < 0 and len(self.tried) < EVALUATIONS):
                 refined += 1
-                fits = [self.forecast(one) + margin <= self.max_drop_pp for one in front]
+                fits = [self.forecast(one) + margin <= AIM * self.max_drop_pp for one in front]
                 aim = max((place for place, fit in enumerate(fits) if fit), default=0)
-                place = min(max(aim, good + 1), bad - 1)
+                if aim <= good:
+                    break
+                place = min(aim, bad - 1)
             else:
                 break
             measured = self.evaluate(front[place]).measured
@@ -355,6 +363,8 @@ class _Search:
             good = max((place for place, one in known.items() if one and one.kept), default=-1)
             refused = (place for place, one in known.items() if one and not one.kept)
             bad = min((place for place in refused if place > good), default=len(front))
+            if refined and good == place:
+                break
         return self.tried[front[good]] if good >= 0 else None
 
     def _stops(self, front: list[Setting]) -> list[int]:
