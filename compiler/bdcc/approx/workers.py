@@ -109,31 +109,14 @@ class Cluster:
     """
 
     def __init__(self, pictures: PictureSource, address: str) -> None:
-        try:
-            import dask
-            import distributed
-        except ImportError as error:
-            raise OptionError(
-                f"dask:{address} needs the package {error.name}, which is not installed",
-                layer="--workers",
-                hint="pip install 'bdcc[dask]'",
-            ) from None
+        self._client = _connect(address)
+        import dask
+
         self._pictures, self._address = pictures, address
         self._kept: tuple[DecomposedModel, str, Any] | None = None  # its key, its Dask future
         self._large = functools.partial(
             dask.config.set, {"distributed.admin.large-graph-warning-threshold": "1TB"}
         )
-        for name in ("distributed", "distributed.client"):  # what matters, errors tell
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        try:
-            self._client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError):
-            raise OptionError(
-                f"no Dask scheduler answers at '{address}'",
-                layer="--workers",
-                hint="Start one with `dask scheduler` and give the address that it prints, "
-                "like dask:tcp://10.0.0.1:8786",
-            ) from None
         self._executor: Executor = self._client.get_executor(pure=False)
         try:
             self.check()
@@ -223,6 +206,34 @@ class Cluster:
                 layer=f"dask:{self._address}",
                 hint="Finished chunks are kept: start it, its workers and bdcc again",
             ) from error
+
+
+def check_cluster(workers: int | str | None) -> None:
+    """Raises OptionError if these are "dask:ADDRESS" and no scheduler answers there."""
+    if isinstance(workers, str):
+        _connect(workers.removeprefix("dask:")).close()
+
+
+def _connect(address: str) -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise OptionError(
+            f"dask:{address} needs the package {error.name}, which is not installed",
+            layer="--workers",
+            hint="pip install 'bdcc[dask]'",
+        ) from None
+    for name in ("distributed", "distributed.client"):  # what matters, errors tell
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError):
+        raise OptionError(
+            f"no Dask scheduler answers at '{address}'",
+            layer="--workers",
+            hint="Start one with `dask scheduler` and give the address that it prints, "
+            "like dask:tcp://10.0.0.1:8786",
+        ) from None
 
 
 def _pickled(model: DecomposedModel) -> tuple[str, bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bdcc.approx.joint import Setting
 from bdcc.approx.model import QuantizedModel
+from bdcc.approx.workers import check_cluster
 from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
 from bdcc.host.bench import bench
@@ -103,6 +104,7 @@ def compile_model(
     metric = options.metric or default_metric(graph)
     top = TOP[metric]
     max_drop = DEFAULT_MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
+    check_cluster(options.workers)
     with staged(options.output, force=options.force) as project, open_cache(options.cache) as cache:
         clock = Clock(cache=cache)
         with clock.stage("pictures"):

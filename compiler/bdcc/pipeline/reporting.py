@@ -135,11 +135,13 @@ def find_missed(report: Report, options: CompileOptions) -> str | None:
     """
     drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
     if not report.met and is_bound(report.search_method, options.as_json()):
-        best = ", ".join(f"{row.name} {row.q}" for row in report.layers if row.q is not None)
+        best = ", ".join(
+            f"{row.name} {row.bases}/{row.q}" for row in report.layers if row.q is not None
+        )
         return (
             f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
             f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)} "
-            f"(bits: {best or 'all float'}); its project is in {options.output}"
+            f"(B/Q: {best or 'all float'}); its project is in {options.output}"
         )
     if options.strict and held > report.max_drop_pp:
         return (
