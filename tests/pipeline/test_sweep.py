@@ -18,7 +18,8 @@ from bdcc import cli
 from bdcc.errors import OptionError, OutputError
 from bdcc.pipeline import sweep as module
 from bdcc.pipeline.options import CompileOptions
-from bdcc.pipeline.sweep import SweepFolder, SweepOptions, list_points, sweep
+from bdcc.pipeline.sweep import SweepOptions, list_points, sweep
+from bdcc.pipeline.sweep_folder import WRITTEN, SweepFolder
 
 
 def options_of(trained: Trained, output: Path, **given: Any) -> SweepOptions:
@@ -37,7 +38,7 @@ def swept(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_agree_with_each_other(swept: Path) -> None:
-    assert {path.name for path in swept.iterdir()} == {*module.WRITTEN, "points"}
+    assert {path.name for path in swept.iterdir()} == {*WRITTEN, "points"}
     points = json.loads((swept / "sweep.json").read_text())["points"]
     assert [p["name"] for p in points] == [
         *("fixed-q2", "fixed-q3", "paper-D0", "paper-D12", "bdcc-D0", "bdcc-D12")

@@ -8,29 +8,27 @@ interrupted sweep goes on where it was; times are taken at the end, all projects
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import bdcc
 from bdcc.approx.model import MAX_BITS
 from bdcc.approx.tables import SEARCHED_BITS, is_chain
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError
+from bdcc.errors import OptionError
 from bdcc.host.bench import bench
 from bdcc.host.build import build
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import open_cache
+from bdcc.pipeline.commands import arguments_of, compile_command
 from bdcc.pipeline.compile import CompileResult, compile_model
 from bdcc.pipeline.options import CompileOptions
-from bdcc.pipeline.output import MARK, check_output
+from bdcc.pipeline.sweep_folder import SweepFolder, Times, digest, point_key
 from bdcc.report.report import write_json
 from bdcc.report.sweep import SCHEMA_VERSION, sweep_csv, sweep_html
 from bdcc.report.sweep_figure import draw_sweep
@@ -42,11 +40,8 @@ TAKEN_OVER = (
     *("preset", "mean", "std", "scale", "channels", "resize"),
     *("target", "workers", "cache"),
 )
-NOT_SHOWN = ("output", "force", "workers", "cache", "resume")  # of no effect on the result
-FLAGS = {"max_drop_pp": "D", "float_only": "float", "flash_bytes": "flash", "ram_bytes": "ram"}
 TURNS = 9  # in each of which every project is timed once
 TURN_MS, ROUNDS = 250.0, (3, 100)  # how long that takes, and how many runs it is at least, at most
-WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
 Say = Callable[[str], None]
 
 
@@ -132,7 +127,7 @@ def sweep(
     chain = is_chain(graph)
     points = list_points(options, chain=chain)
     own = options.compile
-    keys = {point.name: _key(graph.sha256, point.options) for point in points}
+    keys = {point.name: point_key(graph.sha256, point.options) for point in points}
     folder = SweepFolder(root=own.output)
     folder.open(keys, force=own.force)
     with open_cache(own.cache) as cache:  # "off": one for all points, as they share most work
@@ -172,7 +167,7 @@ def sweep(
     (folder.root / "sweep.csv").write_text(sweep_csv(result), "utf-8")
     (folder.root / "sweep.svg").write_text(draw_sweep(result), "utf-8")
     (folder.root / "sweep.html").write_text(sweep_html(result), "utf-8")
-    folder.clear_projects(points, keep=options.keep)
+    folder.clear_projects([point.name for point in points], keep=options.keep)
     return result
 
 
@@ -295,19 +290,6 @@ def _family(kernel: str) -> str:
 # --- times ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """turns: of each, by fingerprint, the least and the median milliseconds of one inference."""
-
-    isa: str
-    turns: tuple[Mapping[str, tuple[float, float]], ...] = ()
-
-    def of(self, fingerprint: str) -> dict[str, float]:
-        """The least of all turns, and the median of their medians."""
-        least, medians = zip(*(turn[fingerprint] for turn in self.turns), strict=True)
-        return {"ms_min": min(least), "ms_median": round(median(medians), 6)}
-
-
 def _time_points(
     model: Path,
     points: Sequence[Point],
@@ -322,7 +304,7 @@ def _time_points(
     Turns that an interrupted sweep has finished count; they are void when the projects differ.
     """
     distinct = {rows[point.name]["fingerprint"]: point for point in reversed(points)}
-    key = _digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
+    key = digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
     times = folder.read_times(key) or Times(isa="")
     if len(times.turns) == TURNS:
         return times
@@ -357,172 +339,12 @@ def _held(folder: SweepFolder, rows: Mapping[str, Mapping[str, Any]], mark: str)
     return next((place for place in places if place.is_dir()), None)
 
 
-# --- the folder -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepFolder:
-    """The results, points/NAME.json (the rows), points/times.json, and projects/NAME while they are
-    needed.
-    """
-
-    root: Path
-
-    @property
-    def points(self) -> Path:
-        return self.root / "points"
-
-    @property
-    def projects(self) -> Path:
-        return self.root / "projects"
-
-    def open(self, keys: Mapping[str, str], *, force: bool) -> None:
-        """Raises OutputError if it is there and holds what is not a sweep's, or, without force,
-        points that are not what `keys` says of their names; with force these are removed.
-        """
-        self._refuse_others()
-        stale = [
-            name
-            for name in keys
-            if (self.points / f"{name}.json").exists() and self.read_row(name, keys[name]) is None
-        ]
-        if stale and not force:
-            raise OutputError(
-                f"holds a sweep of another model, data, options or bdcc ('{stale[0]}')",
-                layer=str(self.root),
-                hint="Add --force to replace it, or choose another folder",
-            )
-        for name in stale:
-            (self.points / f"{name}.json").unlink()
-            shutil.rmtree(self.projects / name, ignore_errors=True)
-
-    def _refuse_others(self) -> None:
-        if not self.root.exists():
-            return
-        if not self.root.is_dir():
-            raise OutputError("is a file, not a folder", layer=str(self.root))
-        for path in sorted(self.root.iterdir()):
-            match path.name:
-                case "points" if path.is_dir():
-                    others = [one for one in sorted(path.iterdir()) if one.suffix != ".json"]
-                case "projects" if path.is_dir():
-                    for project in sorted(path.iterdir()):
-                        if not (project / MARK).exists():  # what a killed compilation has left
-                            check_output(project, force=True)
-                    continue
-                case _:
-                    others = [] if path.name in WRITTEN else [path]
-            if others:
-                raise OutputError(
-                    f"'{others[0].relative_to(self.root)}' was not written by a sweep",
-                    layer=str(self.root),
-                    hint="Move it away, or choose another folder",
-                )
-
-    def read_row(self, name: str, key: str) -> dict[str, Any] | None:
-        """The row of a point, None unless it is there and has that key."""
-        found: dict[str, Any] | None = self._read(name, key)
-        return found
-
-    def write_row(self, name: str, key: str, row: Mapping[str, Any]) -> None:
-        self._write(name, key, row)
-
-    def read_times(self, key: str) -> Times | None:
-        found = self._read("times", key)
-        if found is None:
-            return None
-        turns = ({mark: (a, b) for mark, (a, b) in turn.items()} for turn in found["turns"])
-        return Times(isa=found["isa"], turns=tuple(turns))
-
-    def write_times(self, key: str, times: Times) -> None:
-        turns = [{mark: list(one) for mark, one in turn.items()} for turn in times.turns]
-        self._write("times", key, {"isa": times.isa, "turns": turns})
-
-    def _read(self, name: str, key: str) -> Any:
-        try:
-            record = json.loads((self.points / f"{name}.json").read_text("utf-8"))
-            return record["value"] if record["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
-        self.points.mkdir(parents=True, exist_ok=True)
-        part = self.points / f".{name}.json"
-        write_json({"key": key, "value": value}, part)
-        part.replace(self.points / f"{name}.json")
-
-    def clear_projects(self, points: Sequence[Point], *, keep: bool) -> None:
-        """Removes the projects, or what was built of them when they are to be kept."""
-        for point in points:
-            project = point.options.output
-            shutil.rmtree(project / "build" if keep else project, ignore_errors=True)
-        if self.projects.is_dir() and not any(self.projects.iterdir()):
-            self.projects.rmdir()
-
-
-# --- keys and commands ----------------------------------------------------------------------------
-
-
-def _key(model_sha256: str, options: CompileOptions) -> str:
-    """Of all that a point depends on: the model, the options, the files that they name, and bdcc's
-    own sources.
-    """
-    places = (options.data, options.calib, options.holdout, options.classes)
-    files = [None if place is None else _stamp(place) for place in places]
-    return _digest([bdcc.__version__, _sources(), model_sha256, options.as_json(), files])
-
-
-def _stamp(place: Path) -> str:
-    """Names, sizes and dates of a file or of all files in a folder."""
-    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
-    states = [(path, path.stat()) for path in found]
-    return _digest([[str(path.relative_to(place)), s.st_size, s.st_mtime_ns] for path, s in states])
-
-
-def _sources() -> str:
-    """Of bdcc's sources but for those that only show results."""
-    root = Path(bdcc.__file__).parent
-    places = [root / "_runtime", root / "_templates"]  # in a wheel; in a checkout:
-    places += [root.parents[1] / "runtime", root.parents[1] / "templates"]
-    files = [file for place in places for file in place.glob("*.*")]
-    files += (file for file in root.rglob("*.py") if "report" not in file.parts)
-    state = hashlib.sha256()
-    for file in sorted(files):
-        if file.name != "cli.py":
-            state.update(file.read_bytes())
-    return state.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
-
-
-def compile_command(model: Path, options: CompileOptions, *, output: Path) -> str:
-    """The `bdcc compile` that makes a point, for a shell."""
-    return shlex.join(["bdcc", "compile", str(model), *_arguments(options), "-o", str(output)])
-
-
 def sweep_command(model: Path, options: SweepOptions) -> str:
     """The `bdcc sweep` of these options, for a shell."""
     more = ["--D", ",".join(f"{drop:g}" for drop in options.drops)]
     if options.fixed_bits != SEARCHED_BITS:
         more += ["--fixed-q", ",".join(str(q) for q in options.fixed_bits)]
     more += ["--without-paper"] * options.without_paper
-    own = _arguments(replace(options.compile, max_drop_pp=None))
+    own = arguments_of(replace(options.compile, max_drop_pp=None))
     output = str(options.compile.output)
     return shlex.join(["bdcc", "sweep", str(model), *more, *own, "-o", output])
-
-
-def _arguments(options: CompileOptions) -> list[str]:
-    """Of the options that are not at their defaults."""
-    found: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name in NOT_SHOWN or value == field.default:
-            continue
-        found.append(f"--{FLAGS.get(field.name, field.name.replace('_', '-'))}")
-        if isinstance(value, tuple):
-            found.append(",".join(str(one) for one in value))
-        elif value is not True:
-            found.append(f"{value:g}" if isinstance(value, float) else str(value))
-    return found

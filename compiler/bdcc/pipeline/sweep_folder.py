@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: 0BSD
+"""What a sweep keeps in its folder, so that an interrupted one goes on: rows, times, projects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import bdcc
+from bdcc.errors import OutputError
+from bdcc.pipeline.options import CompileOptions
+from bdcc.pipeline.output import MARK, check_output
+from bdcc.report.report import write_json
+
+WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """turns: of each, by fingerprint, the least and the median milliseconds of one inference."""
+
+    isa: str
+    turns: tuple[Mapping[str, tuple[float, float]], ...] = ()
+
+    def of(self, fingerprint: str) -> dict[str, float]:
+        """The least of all turns, and the median of their medians."""
+        least, medians = zip(*(turn[fingerprint] for turn in self.turns), strict=True)
+        return {"ms_min": min(least), "ms_median": round(median(medians), 6)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFolder:
+    """The results, points/NAME.json (the rows), points/times.json, and projects/NAME while they are
+    needed.
+    """
+
+    root: Path
+
+    @property
+    def points(self) -> Path:
+        return self.root / "points"
+
+    @property
+    def projects(self) -> Path:
+        return self.root / "projects"
+
+    def open(self, keys: Mapping[str, str], *, force: bool) -> None:
+        """Raises OutputError if it is there and holds what is not a sweep's, or, without force,
+        points that are not what `keys` says of their names; with force these are removed.
+        """
+        self._refuse_others()
+        stale = [
+            name
+            for name in keys
+            if (self.points / f"{name}.json").exists() and self.read_row(name, keys[name]) is None
+        ]
+        if stale and not force:
+            raise OutputError(
+                f"holds a sweep of another model, data, options or bdcc ('{stale[0]}')",
+                layer=str(self.root),
+                hint="Add --force to replace it, or choose another folder",
+            )
+        for name in stale:
+            (self.points / f"{name}.json").unlink()
+            shutil.rmtree(self.projects / name, ignore_errors=True)
+
+    def _refuse_others(self) -> None:
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise OutputError("is a file, not a folder", layer=str(self.root))
+        for path in sorted(self.root.iterdir()):
+            match path.name:
+                case "points" if path.is_dir():
+                    others = [one for one in sorted(path.iterdir()) if one.suffix != ".json"]
+                case "projects" if path.is_dir():
+                    for project in sorted(path.iterdir()):
+                        if not (project / MARK).exists():  # what a killed compilation has left
+                            check_output(project, force=True)
+                    continue
+                case _:
+                    others = [] if path.name in WRITTEN else [path]
+            if others:
+                raise OutputError(
+                    f"'{others[0].relative_to(self.root)}' was not written by a sweep",
+                    layer=str(self.root),
+                    hint="Move it away, or choose another folder",
+                )
+
+    def read_row(self, name: str, key: str) -> dict[str, Any] | None:
+        """The row of a point, None unless it is there and has that key."""
+        found: dict[str, Any] | None = self._read(name, key)
+        return found
+
+    def write_row(self, name: str, key: str, row: Mapping[str, Any]) -> None:
+        self._write(name, key, row)
+
+    def read_times(self, key: str) -> Times | None:
+        found = self._read("times", key)
+        if found is None:
+            return None
+        turns = ({mark: (a, b) for mark, (a, b) in turn.items()} for turn in found["turns"])
+        return Times(isa=found["isa"], turns=tuple(turns))
+
+    def write_times(self, key: str, times: Times) -> None:
+        turns = [{mark: list(one) for mark, one in turn.items()} for turn in times.turns]
+        self._write("times", key, {"isa": times.isa, "turns": turns})
+
+    def _read(self, name: str, key: str) -> Any:
+        try:
+            record = json.loads((self.points / f"{name}.json").read_text("utf-8"))
+            return record["value"] if record["key"] == key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
+        self.points.mkdir(parents=True, exist_ok=True)
+        part = self.points / f".{name}.json"
+        write_json({"key": key, "value": value}, part)
+        part.replace(self.points / f"{name}.json")
+
+    def clear_projects(self, names: Sequence[str], *, keep: bool) -> None:
+        """Removes the points' projects, or what was built of them when they are to be kept."""
+        for name in names:
+            project = self.projects / name
+            shutil.rmtree(project / "build" if keep else project, ignore_errors=True)
+        if self.projects.is_dir() and not any(self.projects.iterdir()):
+            self.projects.rmdir()
+
+
+def point_key(model_sha256: str, options: CompileOptions) -> str:
+    """Of all that a point depends on: the model, the options, the files that they name, and bdcc's
+    own sources.
+    """
+    places = (options.data, options.calib, options.holdout, options.classes)
+    files = [None if place is None else _stamp(place) for place in places]
+    return digest([bdcc.__version__, _sources(), model_sha256, options.as_json(), files])
+
+
+def _stamp(place: Path) -> str:
+    """Names, sizes and dates of a file or of all files in a folder."""
+    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    states = [(path, path.stat()) for path in found]
+    return digest([[str(path.relative_to(place)), s.st_size, s.st_mtime_ns] for path, s in states])
+
+
+def _sources() -> str:
+    """Of bdcc's sources but for those that only show results."""
+    root = Path(bdcc.__file__).parent
+    places = [root / "_runtime", root / "_templates"]  # in a wheel; in a checkout:
+    places += [root.parents[1] / "runtime", root.parents[1] / "templates"]
+    files = [file for place in places for file in place.glob("*.*")]
+    files += (file for file in root.rglob("*.py") if "report" not in file.parts)
+    state = hashlib.sha256()
+    for file in sorted(files):
+        if file.name != "cli.py":
+            state.update(file.read_bytes())
+    return state.hexdigest()
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
