@@ -34,7 +34,7 @@ TRADES = np.geomspace(1e-3, 1e5, 400)  # prices of a nat, as parts of the deares
 STOPS = 8  # along the front, between settings that lose next to nothing and next to all
 STOPS_PP = (0.25, 25.0)
 REFINED = 2  # evaluations between two stops, until one keeps the tolerance
-AIM = 0.85  # of the tolerance is what is aimed at: other pictures lose more, and a miss costs a finalist
+AIM = 0.85  # of the tolerance is aimed at: other pictures lose more, and a miss takes time
 EVALUATIONS = 7  # on the front, where the tolerance is hard to keep
 TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
 
