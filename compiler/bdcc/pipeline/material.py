@@ -27,7 +27,7 @@ from bdcc.ir.graph import F32, Graph, macs
 from bdcc.pipeline.cache import Cache
 from bdcc.pipeline.options import CompileOptions
 
-GENERATED = {"search": 200, "calib": 64, "holdout": 100}
+GENERATED = {"search": 200, "calib": 200, "holdout": 100}
 PRESET_TRIAL = 200
 TOP = {"top1": 1, "top5": 5}
 # Fewer multiplications than this take less time than starting worker processes.

@@ -121,8 +121,8 @@ def _notes(options: CompileOptions, *, name: str, judge: str, samples: int) -> t
         notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
     if judge == "generated":
         notes.append(
-            f"judged on {samples} generated pictures, which shows how closely the compiled network "
-            "follows the float one, not how often either is right; give --data for that"
+            f"judged on {samples} generated pictures: accuracy is agreement with the float model, "
+            "and the tolerance an estimate from how far the outputs diverge; give --data to measure"
         )
     if options.target == "host":
         notes.append("built for this machine (--target host); bdcc targets lists the others")

@@ -32,6 +32,9 @@ from bdcc.report.report import compare, percent
 
 TABLE_PICTURES = 200  # that the divergences of single choices are measured on
 LOWERED_PICTURES = 400  # that a lowered choice is tried on
+# On photographs, for a nat of divergence on generated pictures; at the upper end of what was
+# measured (docs/without_labels.md).
+GENERATED_PP_PER_NAT = 75.0
 MeasureCandidate = Callable[[QuantizedModel], Arrays]  # the search pictures by its built library
 
 
@@ -308,10 +311,15 @@ def search_jointly(
     float_hits = judged.float_ranks < top
     some = evenly(len(float_hits), LOWERED_PICTURES)
 
+    def measured(nats: float, drop_pp: float, upper_pp: float, samples: int) -> Measured:
+        if options.data is None:
+            upper_pp = max(upper_pp, GENERATED_PP_PER_NAT * nats)
+        return Measured(nats=nats, drop_pp=drop_pp, upper_pp=upper_pp, samples=samples)
+
     def measure(setting: Setting) -> Measured:
         found = evaluator.measure(models, setting, measure_candidate)
         drop = compare(float_hits, found["ranks"] < top)
-        return Measured(
+        return measured(
             nats=float(found["nats"].mean()),
             drop_pp=drop.drop_pp,
             upper_pp=drop.interval_pp[1] if options.strict else drop.drop_pp,
@@ -324,7 +332,7 @@ def search_jointly(
         part = evaluator.measure_lowered(models, whole, lowered, some)
         lost = (known["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
         more = 100 * float(lost)
-        return Measured(
+        return measured(
             nats=before.nats + float((part["nats"] - known["nats"][some]).mean()),
             drop_pp=before.drop_pp + more,
             upper_pp=before.upper_pp + more,
