@@ -32,9 +32,9 @@ from bdcc.report.report import compare, percent
 
 TABLE_PICTURES = 200  # that the divergences of single choices are measured on
 LOWERED_PICTURES = 400  # that a lowered choice is tried on
-# On photographs, for a nat of divergence on generated pictures; at the upper end of what was
-# measured (docs/without_labels.md).
-GENERATED_PP_PER_NAT = 75.0
+# Of drop on photographs for a nat of divergence on generated pictures, as far as that can be known
+# (docs/without_labels.md).
+GENERATED_PP_PER_NAT = 90.0
 MeasureCandidate = Callable[[QuantizedModel], Arrays]  # the search pictures by its built library
 
 
