@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+DATA = (("data", "search"), ("calib", "calib"), ("holdout", "holdout"))
 PARTS = {"search": 397, "calib": 150, "holdout": 400}
 
 
@@ -117,6 +119,29 @@ def test_make_demo(tmp_path: Path) -> None:
     accuracy = next(m for line in lines if (m := re.match(r"400 pictures: top-1 ([\d.]+) %", line)))
     assert float(accuracy[1]) > 95
     assert any(re.match(r"1 +2 class 2", line) for line in lines)
+
+
+def test_measuring_what_bases_cost(tmp_path: Path) -> None:
+    """The table of docs/aware.md, of a small network."""
+    given = [f"--{name}={EXAMPLES / f'digits_{kind}.npz'}" for name, kind in DATA]
+    done = subprocess.run(
+        [
+            *(sys.executable, EXAMPLES / "measure_aware.py", EXAMPLES / "digits.onnx"),
+            *(*given, "--preset=unit", "--bases=4,1"),
+        ],
+        env={**os.environ, "BDCC_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")]
+    found = {(row[0].strip(), row[1].strip()): row[2:] for row in rows[1:]}
+    assert list(found) == list(product("41", ("free", "1, 2, 4, ..")))
+    nats = {key: float(row[1]) for key, row in found.items()}
+    assert nats["4", "free"] < nats["4", "1, 2, 4, .."] < nats["1", "free"]
+    lost = [float(x) for x in found["4", "free"][0].split("/")]
+    assert max(map(abs, lost)) < 3
 
 
 def test_the_documents_are_finished() -> None:

@@ -278,6 +278,7 @@ class _Search:
         prior = sensitivity.drop_per_nat
         self._by_tables = _Forecast(prior * IN_SEQUENCE)
         self._by_measure = _Forecast(prior)
+        self._anew = 1.0  # how much more a lowered setting may diverge once it is decomposed anew
 
     def run(self) -> JointChoice:
         front = [one for one in find_front(self.space, self.sensitivity) if self.space.fits(one)]
@@ -300,7 +301,7 @@ class _Search:
             setting=finalist.setting,
             predicted_pp=finalist.predicted_pp,
             met=met,
-            tried=(*self.tried.values(), *self.lowered),
+            tried=(*self.tried.values(), *map(self._again, self.lowered)),
         )
 
     def forecast(self, setting: Setting) -> float:
@@ -324,7 +325,8 @@ class _Search:
         self, setting: Setting, predicted: float, measured: Measured, *, whole: bool
     ) -> Finalist:
         """Judged by all that has been measured so far."""
-        expected = self._by_measure.points(max(measured.nats, SMALLEST))
+        nats = measured.nats if whole else measured.nats * self._anew
+        expected = self._by_measure.points(max(nats, SMALLEST))
         margin = measured.upper_pp - measured.drop_pp
         if whole:
             kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
@@ -394,15 +396,26 @@ class _Search:
                     refused[place] = len(steps)
             if len(steps) == 1 or self.evaluate(steps[-1].setting).kept:
                 return self.tried[steps[-1].setting]
-            last = steps.pop()
-            refused = {place: count for place, count in refused.items() if count <= len(steps)}
-            refused[_difference(steps[-1].setting, last.setting)] = len(steps)
+            anew, before = self.tried[steps[-1].setting].measured.nats, steps[-1].measured.nats
+            self._anew = max(self._anew, anew / max(before, SMALLEST))
+            while len(steps) > 1:
+                if (self.tried.get(steps[-1].setting) or self._again(steps[-1])).kept:
+                    break
+                last = steps.pop()
+                refused = {place: count for place, count in refused.items() if count <= len(steps)}
+                refused[_difference(steps[-1].setting, last.setting)] = len(steps)
 
     def _open(
         self, setting: Setting, refused: Mapping[tuple[str, str], int]
     ) -> list[tuple[tuple[str, str], Setting]]:
         places = [(_difference(setting, one), one) for one in self.space.lowerings(setting)]
         return [(place, one) for place, one in places if place not in refused]
+
+    def _again(self, one: Finalist) -> Finalist:
+        """A lowered one that was accepted, as it is judged by what is known by now."""
+        if not one.kept:
+            return one
+        return self._finalist(one.setting, one.predicted_pp, one.measured, whole=False)
 
     def _try(self, whole: Finalist, lowered: Setting) -> Finalist:
         predicted = self.forecast(lowered)

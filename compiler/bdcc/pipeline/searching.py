@@ -313,7 +313,7 @@ def search_jointly(
 
     def measured(nats: float, drop_pp: float, upper_pp: float, samples: int) -> Measured:
         if options.data is None:
-            upper_pp = max(upper_pp, GENERATED_PP_PER_NAT * nats)
+            drop_pp = upper_pp = max(upper_pp, GENERATED_PP_PER_NAT * nats)
         return Measured(nats=nats, drop_pp=drop_pp, upper_pp=upper_pp, samples=samples)
 
     def measure(setting: Setting) -> Measured:

@@ -1,9 +1,10 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""What decomposing the weights alone costs, activations being float: by number of bases, with free
-integer coefficients and with those of an integer format (1, 2, 4, ..), by the same procedure.
+"""What does it cost to decompose the weights alone, activations being float?
 
-    python benchmarks/decomposition.py alexnet.onnx --data val/ --calib calib/ --bases 4,3,2
+    python examples/measure_aware.py alexnet.onnx --data val/ --calib calib/ --bases 4,3,2
+
+By number of bases, with free integer coefficients and with those of an integer format (1, 2, 4, ..)
+by the same procedure.
 
 Prints a table: accuracy lost on search and holdout pictures in percentage points, KL divergence
 of the outputs from the float model's in nats, seconds, and the most memory the process has taken.
