@@ -34,7 +34,7 @@ TABLE_PICTURES = 200  # that the divergences of single choices are measured on
 LOWERED_PICTURES = 400  # that a lowered choice is tried on
 # Of drop on photographs for a nat of divergence on generated pictures, as far as that can be known
 # (docs/without_labels.md).
-GENERATED_PP_PER_NAT = 90.0
+GENERATED_PP_PER_NAT = 100.0
 MeasureCandidate = Callable[[QuantizedModel], Arrays]  # the search pictures by its built library
 
 
