@@ -218,6 +218,18 @@ def test_true_tables_lead_near_the_optimum(seed: int) -> None:
     assert space.cost_of(choice.setting) <= 1.15 * min(inside)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_lowering_may_save_nothing(seed: int) -> None:
+    """As where reading the weights takes longer than computing with them."""
+    space, sensitivity = made_up(seed, CHAIN)
+    bound = replace(space, cost=lambda name, b, q: max(space.cost(name, b, q), 30.0 * b))
+    truth = Truth(bound, sensitivity, 0.1, seed)
+    choice = truth.choose(8.0)
+    assert choice.met
+    for lowered in bound.lowerings(choice.setting):
+        assert refused_from_dearer(bound, choice, lowered)
+
+
 def test_the_upper_end_is_what_has_to_keep_the_tolerance() -> None:
     """As with --strict: the choice leaves room for the interval."""
     space, sensitivity = made_up(1, CHAIN)

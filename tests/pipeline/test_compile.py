@@ -164,10 +164,10 @@ def test_size_is_what_the_objective_size_makes_small(trained: Trained, tmp_path:
 
 def test_the_search_stays_within_flash(trained: Trained, project: Path, tmp_path: Path) -> None:
     free = json.loads((project / "report.json").read_text())
-    allowed = free["memory"]["weights_bytes"] - 1
+    allowed = free["size"]["weight_bytes"] - 1
     given = options_for(trained, tmp_path / "out", max_drop_pp=12.0, flash_bytes=allowed)
     report = bdcc.compile_model(trained.model, given).report.as_json()
-    assert report["memory"]["weights_bytes"] <= allowed
+    assert report["size"]["weight_bytes"] <= allowed
 
 
 def test_warnings_of_repeated_pictures_and_of_a_tolerance_too_fine(

@@ -289,7 +289,8 @@ class _Search:
             # What was measured on the way may have changed what is expected of others.
             kept = [one for one in self.tried.values() if one.kept]
             found = min(kept, key=lambda one: one.cost, default=None)
-            if found == lowered:
+            if found is not None and lowered.kept and lowered.cost <= found.cost:
+                found = lowered  # of equal costs the lower one
                 break
         if found is not None:
             return self.choice(found, met=True)
