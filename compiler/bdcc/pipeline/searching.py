@@ -316,8 +316,7 @@ def search_jointly(
             drop_pp = upper_pp = max(upper_pp, GENERATED_PP_PER_NAT * nats)
         return Measured(nats=nats, drop_pp=drop_pp, upper_pp=upper_pp, samples=samples)
 
-    def measure(setting: Setting) -> Measured:
-        found = evaluator.measure(models, setting, measure_candidate)
+    def summary(found: Arrays) -> Measured:
         drop = compare(float_hits, found["ranks"] < top)
         return measured(
             nats=float(found["nats"].mean()),
@@ -326,9 +325,13 @@ def search_jointly(
             samples=len(float_hits),
         )
 
+    def measure(setting: Setting) -> Measured:
+        return summary(evaluator.measure(models, setting, measure_candidate))
+
     def measure_lowered(whole: Setting, lowered: Setting) -> Measured:
         """By how much more is lost on some of the pictures than by the whole."""
-        before, known = measure(whole), evaluator.measure(models, whole, measure_candidate)
+        known = evaluator.measure(models, whole, measure_candidate)
+        before = summary(known)
         part = evaluator.measure_lowered(models, whole, lowered, some)
         lost = (known["ranks"][some] < top).mean() - (part["ranks"] < top).mean()
         more = 100 * float(lost)
