@@ -268,6 +268,7 @@ def test_when_the_tolerance_counts_as_missed(trained: Trained, tmp_path: Path) -
     assert "drops 20.00" in str(find_missed(missed, replace(given, max_drop_pp=1.0)))
     searched = replace(missed, search_method="measured")
     assert "drops 20.00" in str(find_missed(searched, given))
+    assert "drops 30.00 as estimated" in str(find_missed(searched, given, estimated_pp=30.0))
     strict = replace(given, strict=True, max_drop_pp=25.0)
     assert "at most " in str(find_missed(replace(searched, max_drop_pp=25.0), strict))
     held = replace(report, met=True, search_drop=kept, holdout_drop=broken)

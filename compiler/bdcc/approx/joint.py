@@ -274,7 +274,7 @@ class _Search:
         self.space, self.sensitivity, self.max_drop_pp = space, sensitivity, max_drop_pp
         self._measure, self._measure_lowered = measure, measure_lowered
         self.tried: dict[Setting, Finalist] = {}
-        self.lowered: list[Finalist] = []
+        self.lowered: dict[tuple[Setting, Setting], Finalist] = {}  # by what was changed to what
         prior = sensitivity.drop_per_nat
         self._by_tables = _Forecast(prior * IN_SEQUENCE)
         self._by_measure = _Forecast(prior)
@@ -302,7 +302,7 @@ class _Search:
             setting=finalist.setting,
             predicted_pp=finalist.predicted_pp,
             met=met,
-            tried=(*self.tried.values(), *map(self._again, self.lowered)),
+            tried=(*self.tried.values(), *map(self._again, self.lowered.values())),
         )
 
     def forecast(self, setting: Setting) -> float:
@@ -419,10 +419,13 @@ class _Search:
         return self._finalist(one.setting, one.predicted_pp, one.measured, whole=False)
 
     def _try(self, whole: Finalist, lowered: Setting) -> Finalist:
-        predicted = self.forecast(lowered)
-        measured = self._measure_lowered(whole.setting, lowered)
-        self.lowered.append(self._finalist(lowered, predicted, measured, whole=False))
-        return self.lowered[-1]
+        key = whole.setting, lowered
+        if known := self.lowered.get(key):
+            predicted, measured = known.predicted_pp, known.measured
+        else:
+            predicted, measured = self.forecast(lowered), self._measure_lowered(*key)
+        self.lowered[key] = self._finalist(lowered, predicted, measured, whole=False)
+        return self.lowered[key]
 
 
 def _difference(setting: Setting, lowered: Setting) -> tuple[str, str]:

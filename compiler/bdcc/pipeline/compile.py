@@ -215,7 +215,7 @@ def compile_model(
         project=options.output,
         report=report,
         timings=timings,
-        missed=find_missed(report, options),
+        missed=find_missed(report, options, estimated_pp=choice.estimated_pp),
     )
 
 

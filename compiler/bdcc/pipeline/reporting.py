@@ -45,7 +45,7 @@ def make_report(
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
-        met=_least_sure(drops[0], strict=options.strict) <= max_drop_pp,
+        met=_least_sure(drops[0], choice, strict=options.strict) <= max_drop_pp,
         warnings=tuple(warnings),
         notes=_notes(options, name=plan.name, judge=material.judge, samples=drops[0].samples),
         layers=_layer_rows(plan, choice),
@@ -68,8 +68,12 @@ def make_report(
     )
 
 
-def _least_sure(drop: Drop, *, strict: bool) -> float:
-    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval."""
+def _least_sure(drop: Drop, choice: Choice, *, strict: bool) -> float:
+    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval; in
+    place of either, what the search has estimated.
+    """
+    if choice.estimated_pp is not None:
+        return choice.estimated_pp
     return drop.interval_pp[1] if strict else drop.drop_pp
 
 
@@ -129,18 +133,24 @@ def _notes(options: CompileOptions, *, name: str, judge: str, samples: int) -> t
     return tuple(notes)
 
 
-def find_missed(report: Report, options: CompileOptions) -> str | None:
+def find_missed(
+    report: Report, options: CompileOptions, *, estimated_pp: float | None = None
+) -> str | None:
     """Why the tolerance counts as missed (exit code 3), or None. --strict wants the holdout
-    pictures to keep it too.
+    pictures to keep it too. estimated_pp: as of Choice.
     """
     drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
     if not report.met and is_bound(report.search_method, options.as_json()):
         best = ", ".join(
             f"{row.name} {row.bases}/{row.q}" for row in report.layers if row.q is not None
         )
+        drops = (
+            f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)}"
+            if estimated_pp is None
+            else f"{estimated_pp:.2f} as estimated from how far its outputs diverge"
+        )
         return (
-            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
-            f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)} "
+            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops {drops} "
             f"(B/Q: {best or 'all float'}); its project is in {options.output}"
         )
     if options.strict and held > report.max_drop_pp:

@@ -43,13 +43,15 @@ class Choice:
     """The chosen model, and how it was found.
 
     method: measured, paper, fixed or none; predicted: accuracy in per cent, fixed before the choice
-    was measured; predicted_drops: by layer, percentage points; evaluations: how many choices were
-    evaluated, tables included; table: for report.json.
+    was measured; estimated_pp: the drop that it was judged by, where that is no measured one;
+    predicted_drops: by layer, percentage points; evaluations: how many choices were evaluated,
+    tables included; table: for report.json.
     """
 
     method: str
     model: QuantizedModel
     predicted: float | None = None
+    estimated_pp: float | None = None
     predicted_drops: Mapping[str, float]
     evaluations: int = 0
     table: Any = None
@@ -350,6 +352,7 @@ def search_jointly(
         method="measured",
         model=models.build(finalist.setting),
         predicted=round(evaluator.percent_of(judged.float_ranks) - finalist.predicted_pp, 6),
+        estimated_pp=finalist.measured.drop_pp if options.data is None else None,
         predicted_drops=_shares(space, sensitivity, finalist),
         evaluations=_choices(space, sensitivity) + len(found.tried),
         table={**sensitivity.as_json(), "finalists": [_as_json(one) for one in found.tried]},
