@@ -41,10 +41,10 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 PICTURES = 16  # of one batch of a flow
-ROWS = 24_000  # output pixels of a conv layer whose inputs make its second moments
+ROWS = 48_000  # output pixels of a conv layer whose inputs make its second moments
 RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
 DAMPING = 0.05  # of the mean diagonal of the second moments
-FEW_DAMPING = 2.0  # of those of fewer samples than inputs, which regression learns by heart
+FEW_DAMPING = 1.0  # of those of fewer samples than inputs, which regression learns by heart
 WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
 TEMPLATES = 32  # filters that show how levels lie
