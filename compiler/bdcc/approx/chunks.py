@@ -21,7 +21,7 @@ from typing import Self
 
 import numpy as np
 
-from bdcc.approx.evaluate import Network, PictureSource, Progress, prepare
+from bdcc.approx.evaluate import Network, PictureSource, Progress, one_blas_thread, prepare
 from bdcc.approx.model import DecomposedModel
 from bdcc.approx.workers import Array, Cluster, Indices, Processes, Work
 from bdcc.errors import BdccError
@@ -116,7 +116,9 @@ class ChunkRunner:
             if self._network is None or self._network[0] is not model:
                 self._network = model, prepare(model)
             for index, rows in chunks.items():
-                yield index, work(self._network[1], self.pictures.batch(rows), rows)
+                with one_blas_thread():
+                    result = work(self._network[1], self.pictures.batch(rows), rows)
+                yield index, result
             return
         left, may_break = dict(chunks), True
         while left:

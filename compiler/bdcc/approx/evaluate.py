@@ -15,6 +15,7 @@ from typing import Any, Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 
 from bdcc.approx.model import DecomposedModel, Decomposition, TensorQuant
 from bdcc.approx.quantize import RangeObserver, TensorStats
@@ -213,6 +214,11 @@ def in_onnx_order(graph: Graph, tensor: str, x: F32) -> F32:
         return x
     channels, height, width = graph.map_shape(tensor)
     return x.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).reshape(x.shape)
+
+
+def one_blas_thread() -> threadpoolctl.threadpool_limits:
+    """A context in which sums do not depend on how many cores there are."""
+    return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def fake_quantize(x: F32, quant: TensorQuant) -> F32:

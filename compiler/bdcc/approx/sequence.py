@@ -18,7 +18,6 @@ from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
-import threadpoolctl
 
 from bdcc.approx.aware import AwareFit, FullMoments, Moments, SampleMoments, fit_filters
 from bdcc.approx.decompose import decompose_filters
@@ -30,6 +29,7 @@ from bdcc.approx.evaluate import (
     fake_quantize,
     forward,
     nhwc,
+    one_blas_thread,
     ordered_weights,
     prepare,
 )
@@ -48,7 +48,6 @@ FEW_DAMPING = 1.0  # of those of fewer samples than inputs, which regression lea
 WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
 TEMPLATES = 32  # filters that show how levels lie
-SETTLED = 1e-9  # a variance under this part of the largest is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,7 +155,10 @@ def fit_range(observed: Observed, tensor: str, *, bits: int, mode: RangeMode) ->
     if mode != "clip" or start.delta is None:
         return start
     choices = [replace(start, delta=np.float32(start.delta * factor)) for factor in WIDER]
-    losses = [sum(_unexplained(observed, layer, choice) for layer in readers) for choice in choices]
+    with one_blas_thread():
+        losses = [
+            sum(_unexplained(observed, layer, choice) for layer in readers) for choice in choices
+        ]
     return choices[int(np.argmin(losses))]
 
 
@@ -212,7 +214,8 @@ class SequenceDecomposer:
         """The best B bases for a layer's problem."""
         layer, parts = problem.layer, []
         for target, moments in zip(problem.targets, problem.moments, strict=True):
-            levels = _start_levels(target, bases, self.seed)
+            with one_blas_thread():
+                levels = _start_levels(target, bases, self.seed)
             for start in range(0, len(target), FILTERS):
                 rows = slice(start, start + FILTERS)
                 parts.append((target[rows], moments, levels[rows]))
@@ -318,13 +321,14 @@ class _Flow:
 def _problem(
     observed: Observed, layer: WeightLayer, flow: _Flow, quant: TensorQuant | None
 ) -> Problem:
-    match layer:
-        case Conv():
-            return _conv_problem(observed, layer, flow, quant)
-        case Dense():
-            return _dense_problem(observed, layer, flow, quant)
-        case _:
-            assert_never(layer)
+    with one_blas_thread():
+        match layer:
+            case Conv():
+                return _conv_problem(observed, layer, flow, quant)
+            case Dense():
+                return _dense_problem(observed, layer, flow, quant)
+            case _:
+                assert_never(layer)
 
 
 def _conv_problem(
@@ -480,6 +484,5 @@ def _batches(count: int) -> list[range]:
 
 @contextmanager
 def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that have a BLAS of one thread each: sums do not depend on how many there are."""
-    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
         yield pool

@@ -150,8 +150,8 @@ def find_missed(
             else f"{estimated_pp:.2f} as estimated from how far its outputs diverge"
         )
         return (
-            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops {drops} "
-            f"(B/Q: {best or 'all float'}); its project is in {options.output}"
+            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
+            f"{drops} (B/Q: {best or 'all float'}); its project is in {options.output}"
         )
     if options.strict and held > report.max_drop_pp:
         return (
