@@ -230,7 +230,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
     ("--calib", PATH, "DIR|FILE.npz", "To calibrate on  [default: 10 % of --data, at most 600]"),
     ("--holdout", PATH, "DIR|FILE.npz", "Never seen by the search  [default: 25 % of --data]"),
     ("--D --max-drop", NUMBER, "PP", "Tolerance: points below the float model  [default: 1]"),
-    ("--strict", None, None, "Keep D by the 95 % interval's upper end, and on the holdout too."),
+    (
+        "--strict",
+        None,
+        None,
+        "Keep D by the 95 % interval's upper end, and the holdout's drop below D.",
+    ),
     ("--force", None, None, "Replace a project in OUT, and nothing but a project."),
     ("--name", TEXT, "NAME", "Prefix of the C names  [default: the file's name]"),
     (

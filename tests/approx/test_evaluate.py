@@ -129,6 +129,22 @@ def test_quantized_models_are_judged_like_the_oracle_judges_them(mode, bits: int
     assert (first_classes(fast) == first_classes(exact)).mean() >= 0.95
 
 
+def test_a_layer_left_float_reads_floats() -> None:
+    """Also where it shares its input with a layer that reads codes."""
+    graph, pictures = miniature_squeezenet(), Noise(8)
+    readers = [[n for n in graph.weight_layers if n.input == m.input] for m in graph.weight_layers]
+    left = next(shared[0].name for shared in readers if len(shared) > 1)
+    bases = {n.name: 3 for n in graph.weight_layers if n.name != left}
+    model = decompose(graph, bases=bases, workers=1)
+    quantized = quantize_model(
+        model, stats=calibrate(model, pictures), bits=dict.fromkeys(bases, 2), mode="clip"
+    )
+    batch = pictures.batch(range(8))
+    fast = compute_logits(prepare(model), batch, np.arange(8), quants=quantized.tensors)
+    exact = np.stack([run_exact(quantized, x).values[graph.output] for x in batch])
+    assert np.median(np.abs(fast - exact).max(axis=1)) < 1e-5
+
+
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_fake_quantization_is_the_quantizer(bits: int) -> None:
     x = np.random.default_rng(22).normal(size=(5, 3, 2, 4)).astype(np.float32)

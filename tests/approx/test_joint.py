@@ -268,6 +268,14 @@ def test_a_lucky_count_is_not_believed(seed: int) -> None:
     assert choice.setting != lucky
 
 
+def test_what_is_refused_afterwards_is_not_the_end() -> None:
+    """Where a later evaluation takes back all that was kept, others along the front are tried."""
+    space, sensitivity = made_up(23, SHARED)
+    choice = Truth(space, sensitivity, 0.4, 23).choose(2.0)
+    assert choice.met
+    assert whole(choice).kept
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_an_unmet_tolerance_returns_the_best(noise: float) -> None:
     space, sensitivity = made_up(2, CHAIN, bases=(1, 2), bits=(2, 3))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ from bdcc.approx.sensitivity import (
     log_probabilities,
     measure_sensitivity,
 )
-from bdcc.ir.graph import Flatten, Graph, WeightLayer, make_graph
+from bdcc.ir.graph import Flatten, Graph, Softmax, WeightLayer, make_graph
 
 PICTURES = 70
 ROWS = np.arange(0, PICTURES, 2)
@@ -71,7 +73,10 @@ class Table:
 
     def outputs(self, layers: dict[str, int], bits: dict[str, int]) -> np.ndarray:
         decomposed = {n: self.models[b].layers[n] for n, b in layers.items()}
-        network = prepare(DecomposedModel(graph=self.graph, layers=decomposed))
+        network = replace(
+            prepare(DecomposedModel(graph=self.graph, layers=decomposed)),
+            quantized=frozenset(layer.name for layer in self.graph.weight_layers),
+        )
         quants = {tensor: self.quantized(tensor, q) for tensor, q in bits.items()}
         batch, output = self.pictures.batch(range(PICTURES)), self.graph.output
         return logits_of(self.graph, forward_all(network, batch, quants, keep=[output]))
@@ -142,7 +147,7 @@ def test_the_sign_of_a_correlation() -> None:
         found = measure_sensitivity(
             runner,
             graph,
-            bases={},
+            bases={"one": (), "two": ()},
             bits={"x": (3,), "one_out": (3,)},
             decomposed=lambda *_: pytest.fail("no bases were asked for"),
             quantized=lambda _, bits: TensorQuant(bits=bits, delta=np.float32(1), zero_point=4),
@@ -152,7 +157,7 @@ def test_the_sign_of_a_correlation() -> None:
         )
     assert found.bits["x"] == pytest.approx(found.bits["one_out"])
     assert found.correlations == {("x", "one_out"): pytest.approx(-0.5)}
-    assert found.bases == {}
+    assert found.bases == {"one": {}, "two": {}}
 
 
 def test_divergence_from_the_definition() -> None:
@@ -171,6 +176,51 @@ def test_divergence_from_the_definition() -> None:
         p, q = (log_probabilities(last, y) for y in outputs)
         np.testing.assert_allclose(divergence(p, q), expected, rtol=1e-5)
         assert (divergence(p, p) == 0).all()
+
+
+def test_probabilities_may_be_flattened_behind_the_softmax() -> None:
+    graph = miniature_alexnet()
+    assert isinstance(graph.nodes[-1], Softmax)
+    flat = make_graph(
+        name="g",
+        input_name=graph.input,
+        input_shape=graph.shapes[graph.input],
+        output="y",
+        nodes=(*graph.nodes, Flatten(name="f", input=graph.output, output="y")),
+    )
+    outputs = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], np.float32)
+    p, q = log_probabilities(flat, outputs)[:, None]
+    assert divergence(p, q) == pytest.approx(0.85 * math.log(18))
+
+
+def test_finished_chunks_are_found_again(tmp_path: Path) -> None:
+    graph = miniature_alexnet()
+    stats = calibrate(
+        decompose(graph, bases={n.name: 1 for n in graph.weight_layers}, workers=1), Noise(16)
+    )
+
+    def measure(runner: ChunkRunner) -> Sensitivity:
+        return measure_sensitivity(
+            runner,
+            graph,
+            bases={layer.name: () for layer in graph.weight_layers},
+            bits=dict.fromkeys(stats, BITS),
+            decomposed=lambda *_: pytest.fail("no bases were asked for"),
+            quantized=lambda tensor, bits: choose_range(stats[tensor], bits=bits, mode="clip"),
+            labels=np.zeros(PICTURES, np.int64),
+            rows=ROWS,
+            top=1,
+            store=tmp_path / "store",
+        )
+
+    with ChunkRunner(Noise(PICTURES), workers=0) as runner:
+        first = measure(runner)
+        made = runner.computed
+        kept = sorted((tmp_path / "store").rglob("*.npy"))
+        kept[0].unlink()
+        again = measure(runner)
+    assert (made, runner.computed) == (len(kept), len(kept) + 1)
+    assert again == first
 
 
 def test_impossible_classes_and_huge_logits_stay_finite() -> None:

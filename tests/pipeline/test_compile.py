@@ -76,7 +76,8 @@ def test_a_project_lists_its_files_and_times(project: Path) -> None:
     listed = (project / "manifest.txt").read_text().split()
     assert set(listed) == set(files_of(project)) - {"manifest.txt"} | {"timings.json"}
     timings = json.loads((project / "timings.json").read_text())
-    assert {"search_s", "build_s", "bench"} <= set(timings)
+    assert {"decompose_s", "search_s", "build_s", "bench"} <= set(timings)
+    assert 0 < timings["decompose_s"] < timings["total_s"]
 
 
 def test_the_papers_search_and_its_tables(trained: Trained, tmp_path: Path) -> None:
@@ -222,6 +223,11 @@ def test_data_alone_is_shared_out(trained: Trained, tmp_path: Path) -> None:
     assert (accuracy["samples"], accuracy["calib_samples"]) == (40, 8)
     assert accuracy["holdout"]["samples"] == 20
     assert accuracy["judge"] == "labels"
+    assert accuracy["estimated_drop_pp"] is None
+    assert (
+        "of the pictures of --data 8 for calibration and 20 for the holdout are held back"
+        in (report["notes"])
+    )
     text = (tmp_path / "out" / "src" / "model.c").read_text()
     assert "class07" in text
 
@@ -234,6 +240,29 @@ def test_unlabelled_pictures_are_judged_by_agreement(trained: Trained, tmp_path:
     assert (accuracy["judge"], accuracy["float"], accuracy["samples"]) == ("agreement", 100.0, 60)
     assert accuracy["holdout"]["float"] == 100.0
     assert 50 < accuracy["measured"] < 100
+
+
+def test_without_pictures_the_estimate_decides(trained: Trained, tmp_path: Path) -> None:
+    """Given bases and bits are judged by it too."""
+    given = options_for(
+        trained,
+        tmp_path / "out",
+        data=None,
+        calib=None,
+        holdout=None,
+        bases=(1,),
+        q=(2,),
+        max_drop_pp=1.0,
+        limit=40,
+    )
+    result = bdcc.compile_model(trained.model, given)
+    report = result.report.as_json()
+    jsonschema.validate(report, load_schema())
+    accuracy = report["accuracy"]
+    assert accuracy["estimated_drop_pp"] >= accuracy["drop_pp"]
+    assert report["met"] == (accuracy["estimated_drop_pp"] <= 1.0)
+    assert (result.missed is None) == report["met"]
+    assert not report["warnings"]
 
 
 @pytest.mark.parametrize(("preset", "warned"), [("torchvision", False), ("unit", True)])
@@ -268,7 +297,8 @@ def test_when_the_tolerance_counts_as_missed(trained: Trained, tmp_path: Path) -
     assert "drops 20.00" in str(find_missed(missed, replace(given, max_drop_pp=1.0)))
     searched = replace(missed, search_method="measured")
     assert "drops 20.00" in str(find_missed(searched, given))
-    assert "drops 30.00 as estimated" in str(find_missed(searched, given, estimated_pp=30.0))
+    guessed = replace(searched, estimated_drop_pp=30.0)
+    assert "drops 30.00 as estimated" in str(find_missed(guessed, given))
     strict = replace(given, strict=True, max_drop_pp=25.0)
     assert "at most " in str(find_missed(replace(searched, max_drop_pp=25.0), strict))
     held = replace(report, met=True, search_drop=kept, holdout_drop=broken)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from trained_network import Trained, options_for
 
 from bdcc.approx.joint import Setting
-from bdcc.approx.model import Decomposition, QuantizedModel
+from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
+from bdcc.codegen.plan import make_plan
+from bdcc.codegen.targets import find_target
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import open_cache
 from bdcc.pipeline.material import gather
-from bdcc.pipeline.models import KEPT, Models
+from bdcc.pipeline.models import KEPT, Models, outline
 
 LAYERS = ("conv1", "conv2", "fc3", "fc4")
 
@@ -63,6 +66,28 @@ def test_a_model_does_not_depend_on_those_built_before(models: Models) -> None:
     again = models.build(wanted)
     assert again is not first
     assert differing(first, again) == set()
+
+
+def test_what_the_search_chose_is_what_is_built_when_it_is_given(models: Models) -> None:
+    by_layer = dict(zip(LAYERS, (5, 4, 3, 4), strict=True))
+    searched = models.build(setting(models, (2, 1, 2, 2), tuple(by_layer.values())))
+    models.build(setting(models, (1, 1, 1, 1), (2, 2, 2, 2)))
+    given = models.fixed(dict(zip(LAYERS, (2, 1, 2, 2), strict=True)), by_layer)
+    assert differing(searched, given) == set()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_outline_has_the_sizes_of_the_model(models: Models, dynamic: bool) -> None:
+    wanted = setting(models, (2, 1, 2, 2), (5, 4, 3, 4))
+    bases, bits = dict(wanted.bases), dict(wanted.bits)
+    sketch = outline(models.graph, bases, bits, dynamic=dynamic)
+    model = models.build(wanted)
+    if dynamic:
+        tensors = {t: TensorQuant(bits=q.bits, delta=None) for t, q in model.tensors.items()}
+        model = replace(model, tensors=tensors)
+    host = find_target("host")
+    one, other = (make_plan(m, name="m", target=host) for m in (sketch, model))
+    assert (one.blob_bytes, one.arena_bytes) == (other.blob_bytes, other.arena_bytes)
 
 
 @pytest.mark.parametrize("name", LAYERS)

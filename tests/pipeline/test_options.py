@@ -146,6 +146,8 @@ def test_the_papers_search_keeps_its_ways() -> None:
     assert set((layers.fixed_bases or {}).values()) == {4}
     assert layers.fixed_bits is None
     assert layers.dense_bits == {"d0": 8, "d1": 8}
+    given = choose_layers(graph(), options(search="paper", q=(6,)))
+    assert set((given.fixed_bases or {}).values()) == {4}
     assert (paper.method, options().method) == ("plain", "aware")
     assert options(search="paper", decompose="aware").method == "aware"
     assert options(decompose="plain").method == "plain"

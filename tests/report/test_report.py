@@ -76,6 +76,7 @@ def example() -> Report:
         metric="top5",
         decomposed=60.0,
         predicted=58.5,
+        estimated_drop_pp=None,
         search_drop=drop,
         holdout_drop=drop,
         calib_samples=10,
@@ -211,6 +212,9 @@ def test_a_person_sees_layers_and_figures() -> None:
     for part in ("60.00 %", "57.00 %", "58.50 %", "drop 3.00", "MISSED", "1.25 ms", "24.8 %"):
         assert part in shown
     assert len(shown.splitlines()) < 24
+    assert "photographs" not in shown
+    report["accuracy"]["estimated_drop_pp"] = 1.5
+    assert "photographs will lose 1.50 points" in summary(report, times, project="out")
     cached = times | {"from_cache": ["decompose"], "partly_from_cache": ["search"]}
     took = "decompose 1.0 s (from the cache), search 2.0 s (partly from the cache), build 3.0 s)"
     assert took in summary(report, cached, project="out")

@@ -65,12 +65,14 @@ class Network:
     """A graph whose weight layers are laid out for sgemm.
 
     weights: by layer, float32 [groups, K, N/groups], K in the order (KH, KW, CI) or that of the
-    flattened map; biases: float32 [N].
+    flattened map; biases: float32 [N]; quantized: the layers that may read codes, the others being
+    left float.
     """
 
     graph: Graph
     weights: Mapping[str, F32]
     biases: Mapping[str, F32]
+    quantized: frozenset[str]
 
 
 def prepare(model: DecomposedModel) -> Network:
@@ -82,7 +84,7 @@ def prepare(model: DecomposedModel) -> Network:
         one = model.layers.get(layer.name)
         biases[layer.name] = layer.bias if one is None else one.bias
         weights[layer.name] = ordered_weights(graph, layer, one)
-    return Network(graph=graph, weights=weights, biases=biases)
+    return Network(graph=graph, weights=weights, biases=biases, quantized=frozenset(model.layers))
 
 
 def ordered_weights(graph: Graph, layer: WeightLayer, one: Decomposition | None) -> F32:
@@ -109,8 +111,8 @@ def forward(
 ) -> dict[str, F32]:
     """`values` and what `nodes` make of them.
 
-    A tensor named in `quants` is quantized where a weight layer reads it. A layer's output that
-    only a Relu reads is overwritten by it.
+    A tensor named in `quants` is quantized where a layer of `network.quantized` reads it. A layer's
+    output that only a Relu reads is overwritten by it.
     """
     out = dict(values)
     rounded: dict[str, F32] = {}
@@ -118,7 +120,7 @@ def forward(
         inputs = [out[tensor] for tensor in reads(node)]
         scratch = False
         match node:
-            case Conv() | Dense() if node.input in quants:
+            case Conv() | Dense() if node.input in quants and node.name in network.quantized:
                 if node.input not in rounded:
                     rounded[node.input] = fake_quantize(inputs[0], quants[node.input])
                 inputs = [rounded[node.input]]

@@ -36,6 +36,7 @@ STOPS_PP = (0.25, 25.0)
 REFINED = 2  # evaluations between two stops, until one keeps the tolerance
 AIM = 0.85  # of the tolerance is aimed at: other pictures lose more, and a miss takes time
 EVALUATIONS = 7  # on the front, where the tolerance is hard to keep
+WORST_ANEW = 4.0  # a divergence next to nothing, on some pictures, may be found many times as much
 TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
 
 
@@ -289,7 +290,12 @@ class _Search:
             # What was measured on the way may have changed what is expected of others.
             kept = [one for one in self.tried.values() if one.kept]
             found = min(kept, key=lambda one: one.cost, default=None)
-            if found is not None and lowered.kept and lowered.cost <= found.cost:
+            if found is None:
+                known = len(self.tried)
+                found = self.along(front)
+                if len(self.tried) == known:
+                    break
+            elif lowered.kept and lowered.cost <= found.cost:
                 found = lowered  # of equal costs the lower one
                 break
         if found is not None:
@@ -398,7 +404,8 @@ class _Search:
             if len(steps) == 1 or self.evaluate(steps[-1].setting).kept:
                 return self.tried[steps[-1].setting]
             anew, before = self.tried[steps[-1].setting].measured.nats, steps[-1].measured.nats
-            self._anew = max(self._anew, anew / max(before, SMALLEST))
+            if before > 0:
+                self._anew = min(max(self._anew, anew / before), WORST_ANEW)
             while len(steps) > 1:
                 if (self.tried.get(steps[-1].setting) or self._again(steps[-1])).kept:
                     break

@@ -12,6 +12,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from bdcc.approx.evaluate import (
     split_at_dense,
 )
 from bdcc.approx.model import DecomposedModel, Decomposition, TensorQuant
-from bdcc.ir.graph import F32, Graph, Node, Softmax, WeightLayer, reads
+from bdcc.ir.graph import F32, Flatten, Graph, Node, Softmax, WeightLayer, reads
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -97,20 +98,25 @@ def measure_sensitivity(
     labels: I64,
     rows: I64,
     top: int,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Measure every choice alone on the runner's pictures `rows`, and pairs of tensors.
 
-    bases, bits: what may be chosen for each layer and tensor; labels: int64, of all pictures.
+    bases, bits: what may be chosen for each layer and tensor; labels: int64, of all pictures;
+    store: a folder that belongs to these very arguments, where finished chunks are found again.
     """
     layers = [layer for layer in graph.weight_layers if layer.name in bases]
     values: dict[tuple[str, int], float] = {}
     hits: list[tuple[float, float]] = []  # (nats, points lost) of every entry
 
     def run(model: DecomposedModel, entries: list[Entry], stage: str) -> F64:
-        work = functools.partial(judge_entries, entries=tuple(entries), labels=labels)
+        work = functools.partial(
+            judge_entries, entries=tuple(entries), labels=labels, decomposable=frozenset(bases)
+        )
+        place = None if store is None else store / stage.replace(" ", "-")
         found = np.concatenate(
-            runner.run(model, work, stage=stage, rows=rows, progress=progress), axis=2
+            runner.run(model, work, stage=stage, store=place, rows=rows, progress=progress), axis=2
         )
         ranks = found[1] < top
         kl: F64 = found[0].mean(axis=1)
@@ -181,10 +187,15 @@ def judge_entries(
     *,
     entries: Sequence[Entry],
     labels: I64,
+    decomposable: frozenset[str],
 ) -> F64:
-    """float64 [2, 1 + entries, n]: divergence and rank of the label; first of the float network."""
+    """float64 [2, 1 + entries, n]: divergence and rank of the label; first of the float network.
+
+    decomposable: the layers whose input may be quantized.
+    """
     graph = network.graph
     plain = prepare(DecomposedModel(graph=graph, layers={}))
+    plain = replace(plain, quantized=decomposable)
     networks = [plain, *(_mixed(plain, network, entry) for entry in entries)]
     head, tail = split_at_dense(graph)
     wanted = inputs_of(graph, tail)
@@ -233,7 +244,10 @@ def _touched(nodes: Sequence[Node], entry: Entry) -> tuple[Node, ...]:
 def log_probabilities(graph: Graph, outputs: F32) -> F64:
     """float64 [n, outputs]: log of the softmax of a network's outputs, which may be one already."""
     wide = outputs.astype(np.float64)
-    if isinstance(graph.producer(graph.output), Softmax):
+    last = graph.producer(graph.output)
+    while isinstance(last, Flatten):
+        last = graph.producer(last.input)
+    if isinstance(last, Softmax):
         return np.asarray(np.log(np.maximum(wide, SMALLEST)))
     wide -= wide.max(axis=1, keepdims=True)
     return np.asarray(wide - np.log(np.exp(wide).sum(axis=1, keepdims=True)))

@@ -250,7 +250,7 @@ class SequenceDecomposer:
         """
         observed, graph = self.observed, self.observed.graph
         weights, biases = dict(observed.network.weights), dict(observed.network.biases)
-        network = Network(graph=graph, weights=weights, biases=biases)
+        network = Network(graph=graph, weights=weights, biases=biases, quantized=frozenset(bases))
         quants = {tensor: self.range_of(tensor, count) for tensor, count in bits.items()}
         layers: dict[str, Decomposition] = {}
         problems: dict[str, Problem] = {}

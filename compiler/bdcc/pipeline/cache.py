@@ -7,6 +7,7 @@ stale and an interrupted run goes on from what it had finished. Files appear com
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+import bdcc
 from bdcc.approx.workers import sources_digest
 from bdcc.errors import OutputError
 
@@ -107,6 +109,20 @@ def _appearing(file: Path) -> Iterator[Path]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache
+def emission_digest() -> str:
+    """Of all that an emitted project and its answers depend on beside `sources_digest`, in hex."""
+    root = Path(bdcc.__file__).parent
+    places = [root / "_runtime", root / "_templates"]  # in a wheel; in a checkout:
+    places += [root.parents[1] / "runtime", root.parents[1] / "templates"]
+    files = [file for place in places for file in place.glob("*.*")]
+    files += [file for room in ("codegen", "host") for file in (root / room).glob("*.py")]
+    state = hashlib.sha256()
+    for file in sorted(files):
+        state.update(file.name.encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()
 
 
 def default_folder() -> Path:

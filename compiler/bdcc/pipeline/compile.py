@@ -32,7 +32,7 @@ from bdcc.pipeline.options import (
 )
 from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
-from bdcc.pipeline.searching import Evaluator, choose
+from bdcc.pipeline.searching import Evaluator, choose, estimate_drop
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -55,7 +55,7 @@ class Clock:
     """Seconds by stage, and how many entries of the cache each found and made."""
 
     cache: Cache
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"decompose": 0.0})
     entries: dict[str, Counts] = field(default_factory=dict)
 
     @contextmanager
@@ -144,14 +144,21 @@ def compile_model(
         def fits(setting: Setting) -> bool:
             if options.flash_bytes is None and options.ram_bytes is None:
                 return True
-            return workshop.fits(outline(graph, dict(setting.bases), dict(setting.bits)))
+            bases, bits = dict(setting.bases), dict(setting.bits)
+            return workshop.fits(outline(graph, bases, bits, dynamic=dynamic))
 
+        dynamic = options.range == "dynamic"
         models = Models(
-            graph=graph, calib=material.calib, options=options, cache=cache, progress=progress
+            graph=graph,
+            calib=material.calib,
+            options=options,
+            cache=cache,
+            progress=progress,
+            timed=lambda: clock.stage("decompose"),
         )
         least = {name: min(counts) for name, counts in layers.bases_choices.items()}
         fewest = {tensor: min(counts) for tensor, counts in layers.bits_choices(graph).items()}
-        workshop.plan(outline(graph, least, fewest))  # what cannot fit fails here
+        workshop.plan(outline(graph, least, fewest, dynamic=dynamic))  # what cannot fit fails here
         with (
             clock.stage("search"),
             Evaluator(
@@ -179,10 +186,14 @@ def compile_model(
         with clock.stage("build"):
             library = build(project, passing=True)
         with clock.stage("measure"):
-            drops = (
-                compare(search.float_ranks < top, measure(project, search)["ranks"] < top),
-                compare(holdout.float_ranks < top, measure(project, holdout)["ranks"] < top),
-            )
+            found = measure(project, search)
+            drop = compare(search.float_ranks < top, found["ranks"] < top)
+            held = measure(project, holdout)["ranks"]
+            holdout_drop = compare(holdout.float_ranks < top, held < top)
+        estimated = None
+        if options.data is None:
+            least_sure = drop.interval_pp[1] if options.strict else drop.drop_pp
+            estimated = round(estimate_drop(least_sure, float(found["nats"].mean())), 4)
         report = make_report(
             plan,
             choice,
@@ -192,7 +203,8 @@ def compile_model(
             metric=metric,
             max_drop_pp=max_drop,
             decomposed=decomposed_percent,
-            drops=drops,
+            drops=(drop, holdout_drop),
+            estimated_pp=estimated,
             code_bytes=code_bytes(library),
             warnings=warnings,
         )
@@ -215,7 +227,7 @@ def compile_model(
         project=options.output,
         report=report,
         timings=timings,
-        missed=find_missed(report, options, estimated_pp=choice.estimated_pp),
+        missed=find_missed(report, options),
     )
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from bdcc.approx.joint import Setting
 from bdcc.approx.model import DecomposedModel, Decomposition, QuantizedModel, TensorQuant
-from bdcc.approx.quantize import TensorStats, quantize_model
+from bdcc.approx.quantize import TensorStats, choose_range, quantize_model
 from bdcc.approx.sequence import Problem, SequenceDecomposer, observe
 from bdcc.data.pictures import Pictures, Progress
 from bdcc.ir.graph import Graph, WeightLayer
@@ -20,8 +21,12 @@ from bdcc.pipeline.decomposing import calibrate_cached, decompose_cached
 from bdcc.pipeline.options import CompileOptions
 
 
-def outline(graph: Graph, bases: Mapping[str, int], bits: Mapping[str, int]) -> QuantizedModel:
-    """A model of the sizes that a choice gives, without its values. bits: by tensor."""
+def outline(
+    graph: Graph, bases: Mapping[str, int], bits: Mapping[str, int], *, dynamic: bool
+) -> QuantizedModel:
+    """A model of the sizes that a choice gives, without its values. bits: by tensor; dynamic:
+    whether its ranges are.
+    """
     layers = {
         layer.name: Decomposition(
             coefficients=np.ones((len(layer.weight), bases[layer.name]), np.int16),
@@ -32,7 +37,8 @@ def outline(graph: Graph, bases: Mapping[str, int], bits: Mapping[str, int]) -> 
         for layer in graph.weight_layers
         if layer.name in bases
     }
-    tensors = {t: TensorQuant(bits=count, delta=np.float32(1)) for t, count in bits.items()}
+    delta = None if dynamic else np.float32(1)
+    tensors = {t: TensorQuant(bits=count, delta=delta) for t, count in bits.items()}
     return QuantizedModel(decomposed=DecomposedModel(graph=graph, layers=layers), tensors=tensors)
 
 
@@ -43,7 +49,9 @@ Built = tuple[QuantizedModel, Mapping[str, Problem]]
 @dataclass(kw_only=True, eq=False)
 class Models:
     """method aware: in sequence on the calibration pictures; plain: on the weights alone, with
-    ranges from the float network. The last models built are kept.
+    ranges of what the decomposed layers then read. The last models built are kept.
+
+    timed: a context that adds up what decomposing takes.
     """
 
     graph: Graph
@@ -51,6 +59,7 @@ class Models:
     options: CompileOptions
     cache: Cache
     progress: Progress | None
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext
     _last: dict[Setting, Built] = field(default_factory=dict)
 
     @cached_property
@@ -81,7 +90,11 @@ class Models:
         return repr((self.graph.sha256, self.calib.key, self.method, options.range, options.seed))
 
     def range_of(self, tensor: str, bits: int) -> TensorQuant:
-        return self._sequence.range_of(tensor, bits)
+        """How a tensor of the float network is quantized."""
+        if self.method == "aware":
+            return self._sequence.range_of(tensor, bits)
+        stats = self._sequence.observed.stats[tensor]
+        return choose_range(stats, bits=bits, mode=self.options.range)
 
     def single(self, layer: WeightLayer, bases: int) -> Decomposition:
         """A layer decomposed by itself, as the tables of the search want it."""
@@ -98,11 +111,12 @@ class Models:
 
     def weights(self, bases: Mapping[str, int]) -> DecomposedModel:
         """The decomposed weights for float activations."""
-        if self.method == "aware":
-            return self._sequence.decompose(bases, {})[0].decomposed
-        return decompose_cached(
-            self.graph, bases, self.options, cache=self.cache, progress=self.progress
-        )
+        with self.timed():
+            if self.method == "aware":
+                return self._sequence.decompose(bases, {})[0].decomposed
+            return decompose_cached(
+                self.graph, bases, self.options, cache=self.cache, progress=self.progress
+            )
 
     def stats(self, model: DecomposedModel) -> Mapping[str, TensorStats]:
         """What the model's layers read, activations being float."""
@@ -110,10 +124,6 @@ class Models:
 
     def fixed(self, bases: Mapping[str, int], bits: Mapping[str, int]) -> QuantizedModel:
         """B and Q by layer, as given; a tensor takes the most that its readers were given."""
-        if self.method == "plain":
-            model = self.weights(bases)
-            stats = self.stats(model)
-            return quantize_model(model, stats=stats, bits=bits, mode=self.options.range)
         tensors: dict[str, int] = {}
         for layer in self.graph.weight_layers:
             if layer.name in bases:
@@ -124,17 +134,24 @@ class Models:
         return self._built(setting)[0]
 
     def _built(self, setting: Setting) -> Built:
-        if setting not in self._last:
-            while len(self._last) >= KEPT:
-                del self._last[next(iter(self._last))]
-            bases, bits = dict(setting.bases), dict(setting.bits)
-            if self.method == "aware":
-                self._last[setting] = self._sequence.decompose(bases, bits)
-            else:
-                tensors = {tensor: self.range_of(tensor, count) for tensor, count in bits.items()}
-                model = QuantizedModel(decomposed=self.weights(bases), tensors=tensors)
-                self._last[setting] = model, {}
-        return self._last[setting]
+        built = self._last.pop(setting, None) or self._make(dict(setting.bases), dict(setting.bits))
+        while len(self._last) >= KEPT:
+            del self._last[next(iter(self._last))]
+        self._last[setting] = built
+        return built
+
+    def _make(self, bases: Mapping[str, int], bits: Mapping[str, int]) -> Built:
+        if self.method == "aware":
+            with self.timed():
+                return self._sequence.decompose(bases, bits)
+        model = self.weights(bases)
+        by_layer = {
+            layer.name: bits[layer.input]
+            for layer in self.graph.weight_layers
+            if layer.name in bases
+        }
+        stats = self.stats(model)
+        return quantize_model(model, stats=stats, bits=by_layer, mode=self.options.range), {}
 
     def lowered(self, setting: Setting, lowered: Setting) -> QuantizedModel:
         """The model of a setting with the choices changed in which `lowered` differs, and nothing

@@ -242,7 +242,7 @@ def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
     decomposed = [layer for layer in graph.weight_layers if layer.name not in kept]
     convs = tuple(layer.name for layer in decomposed if isinstance(layer, Conv))
     order = tuple(layer.name for layer in decomposed)
-    paper = options.search == "paper" and options.q == "auto"
+    paper = options.search == "paper"
     bases = (PAPER_BASES,) if options.bases == "auto" and paper else options.bases
     return Layers(
         names=order,

@@ -29,12 +29,15 @@ def make_report(
     max_drop_pp: float,
     decomposed: float,
     drops: tuple[Drop, Drop],
+    estimated_pp: float | None,
     code_bytes: int | None,
     warnings: Sequence[str],
 ) -> Report:
-    """drops: on the search and on the holdout pictures."""
+    """drops: on the search and on the holdout pictures; estimated_pp: what photographs will lose,
+    where there are none.
+    """
     graph = plan.model.graph
-    if is_bound(choice.method, options.as_json()):
+    if estimated_pp is None and is_bound(choice.method, options.as_json()):
         warnings = (*warnings, *_tolerance_warning(drops[0], max_drop_pp))
     return Report(
         bdcc_version=bdcc.__version__,
@@ -45,14 +48,15 @@ def make_report(
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
-        met=_least_sure(drops[0], choice, strict=options.strict) <= max_drop_pp,
+        met=_least_sure(drops[0], estimated_pp, strict=options.strict) <= max_drop_pp,
         warnings=tuple(warnings),
-        notes=_notes(options, name=plan.name, judge=material.judge, samples=drops[0].samples),
+        notes=_notes(options, plan.name, material),
         layers=_layer_rows(plan, choice),
         judge=material.judge,
         metric=metric,
         decomposed=decomposed,
         predicted=choice.predicted,
+        estimated_drop_pp=estimated_pp,
         search_drop=drops[0],
         holdout_drop=drops[1],
         calib_samples=len(material.calib),
@@ -68,12 +72,12 @@ def make_report(
     )
 
 
-def _least_sure(drop: Drop, choice: Choice, *, strict: bool) -> float:
-    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval; in
-    place of either, what the search has estimated.
+def _least_sure(drop: Drop, estimated_pp: float | None, *, strict: bool) -> float:
+    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval, or
+    what stands for either.
     """
-    if choice.estimated_pp is not None:
-        return choice.estimated_pp
+    if estimated_pp is not None:
+        return estimated_pp
     return drop.interval_pp[1] if strict else drop.drop_pp
 
 
@@ -117,27 +121,36 @@ def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
     )
 
 
-def _notes(options: CompileOptions, *, name: str, judge: str, samples: int) -> tuple[str, ...]:
+def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str, ...]:
     notes = []
-    if options.search == "paper" and options.bases == options.q == "auto":
+    if options.search == "paper" and options.bases == "auto":
         notes.append(f"--search paper takes --bases auto as {PAPER_BASES}")
     if options.name not in (None, name):
         notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
-    if judge == "generated":
+    held = [
+        f"{len(pictures)} for {purpose}"
+        for given, pictures, purpose in (
+            (options.calib, material.calib, "calibration"),
+            (options.holdout, material.holdout, "the holdout"),
+        )
+        if given is None and options.data is not None
+    ]
+    if held:
+        notes.append(f"of the pictures of --data {' and '.join(held)} are held back")
+    if material.judge == "generated":
         notes.append(
-            f"judged on {samples} generated pictures: accuracy is agreement with the float model, "
-            "and the tolerance an estimate from how far the outputs diverge; give --data to measure"
+            f"judged on {len(material.search)} generated pictures: accuracy is agreement with the "
+            "float model, and the tolerance an estimate from how far the outputs diverge; give "
+            "--data to measure"
         )
     if options.target == "host":
         notes.append("built for this machine (--target host); bdcc targets lists the others")
     return tuple(notes)
 
 
-def find_missed(
-    report: Report, options: CompileOptions, *, estimated_pp: float | None = None
-) -> str | None:
-    """Why the tolerance counts as missed (exit code 3), or None. --strict wants the holdout
-    pictures to keep it too. estimated_pp: as of Choice.
+def find_missed(report: Report, options: CompileOptions) -> str | None:
+    """Why the tolerance counts as missed (exit code 3), or None. --strict wants the holdout's drop
+    to keep it too.
     """
     drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
     if not report.met and is_bound(report.search_method, options.as_json()):
@@ -146,8 +159,8 @@ def find_missed(
         )
         drops = (
             f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)}"
-            if estimated_pp is None
-            else f"{estimated_pp:.2f} as estimated from how far its outputs diverge"
+            if report.estimated_drop_pp is None
+            else f"{report.estimated_drop_pp:.2f} as estimated from how far its outputs diverge"
         )
         return (
             f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "

@@ -22,7 +22,7 @@ from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tabl
 from bdcc.data.listing import I64
 from bdcc.data.pictures import Progress
 from bdcc.ir.graph import Graph
-from bdcc.pipeline.cache import Arrays, Cache
+from bdcc.pipeline.cache import Arrays, Cache, emission_digest
 from bdcc.pipeline.costs import cost_of
 from bdcc.pipeline.decomposing import model_key
 from bdcc.pipeline.material import Judged, evaluation_workers, evenly, outcome_of
@@ -43,15 +43,13 @@ class Choice:
     """The chosen model, and how it was found.
 
     method: measured, paper, fixed or none; predicted: accuracy in per cent, fixed before the choice
-    was measured; estimated_pp: the drop that it was judged by, where that is no measured one;
-    predicted_drops: by layer, percentage points; evaluations: how many choices were evaluated,
-    tables included; table: for report.json.
+    was measured; predicted_drops: by layer, percentage points; evaluations: how many choices were
+    evaluated, tables included; table: for report.json.
     """
 
     method: str
     model: QuantizedModel
     predicted: float | None = None
-    estimated_pp: float | None = None
     predicted_drops: Mapping[str, float]
     evaluations: int = 0
     table: Any = None
@@ -154,8 +152,11 @@ class Evaluator:
 
     def sensitivity(self, models: Models, space: Space) -> Sensitivity:
         """What single choices cost; does not depend on D."""
-        total = len(self.judged.pictures)
-        rows = evenly(total, TABLE_PICTURES)
+        rows = evenly(len(self.judged.pictures), TABLE_PICTURES)
+        choices = [
+            (name, list(counts)) for name, counts in (*space.bases.items(), *space.bits.items())
+        ]
+        key = (*self._key, models.key, self.top, choices)
 
         def make() -> dict[str, object]:
             return measure_sensitivity(
@@ -168,13 +169,10 @@ class Evaluator:
                 labels=self.judged.labels,
                 rows=rows,
                 top=self.top,
+                store=self._cache.path("tables", *key),
                 progress=self._progress,
             ).as_json()
 
-        choices = [
-            (name, list(counts)) for name, counts in (*space.bases.items(), *space.bits.items())
-        ]
-        key = (*self._key, models.key, self.top, choices)
         return Sensitivity.from_json(self._cache.record("sensitivities", *key, make=make))
 
     def measure(
@@ -185,7 +183,8 @@ class Evaluator:
         def make() -> Arrays:
             return measure_candidate(models.build(setting))
 
-        return self._cache.arrays("finalists", *self._key, models.key, setting, make=make)
+        key = (*self._key, models.key, setting, emission_digest())
+        return self._cache.arrays("finalists", *key, make=make)
 
     def measure_lowered(
         self, models: Models, setting: Setting, lowered: Setting, rows: I64
@@ -198,6 +197,11 @@ class Evaluator:
 
         key = (*self._key, models.key, setting, lowered, len(rows))
         return self._cache.arrays("lowered", *key, make=make)
+
+
+def estimate_drop(agreement_pp: float, nats: float) -> float:
+    """Percentage points that photographs will lose, from what generated pictures do."""
+    return max(agreement_pp, GENERATED_PP_PER_NAT * nats)
 
 
 def choose(
@@ -315,7 +319,7 @@ def search_jointly(
 
     def measured(nats: float, drop_pp: float, upper_pp: float, samples: int) -> Measured:
         if options.data is None:
-            drop_pp = upper_pp = max(upper_pp, GENERATED_PP_PER_NAT * nats)
+            drop_pp = upper_pp = estimate_drop(upper_pp, nats)
         return Measured(nats=nats, drop_pp=drop_pp, upper_pp=upper_pp, samples=samples)
 
     def summary(found: Arrays) -> Measured:
@@ -352,7 +356,6 @@ def search_jointly(
         method="measured",
         model=models.build(finalist.setting),
         predicted=round(evaluator.percent_of(judged.float_ranks) - finalist.predicted_pp, 6),
-        estimated_pp=finalist.measured.drop_pp if options.data is None else None,
         predicted_drops=_shares(space, sensitivity, finalist),
         evaluations=_choices(space, sensitivity) + len(found.tried),
         table={**sensitivity.as_json(), "finalists": [_as_json(one) for one in found.tried]},

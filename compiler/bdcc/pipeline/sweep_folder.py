@@ -13,7 +13,9 @@ from statistics import median
 from typing import Any
 
 import bdcc
+from bdcc.approx.workers import sources_digest
 from bdcc.errors import OutputError
+from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import MARK, check_output
 from bdcc.report.report import write_json
@@ -140,7 +142,8 @@ def point_key(model_sha256: str, options: CompileOptions) -> str:
     """
     places = (options.data, options.calib, options.holdout, options.classes)
     files = [None if place is None else _stamp(place) for place in places]
-    return digest([bdcc.__version__, _sources(), model_sha256, options.as_json(), files])
+    sources = [sources_digest(), emission_digest()]
+    return digest([bdcc.__version__, *sources, model_sha256, options.as_json(), files])
 
 
 def _stamp(place: Path) -> str:
@@ -148,20 +151,6 @@ def _stamp(place: Path) -> str:
     found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
     states = [(path, path.stat()) for path in found]
     return digest([[str(path.relative_to(place)), s.st_size, s.st_mtime_ns] for path, s in states])
-
-
-def _sources() -> str:
-    """Of bdcc's sources but for those that only show results."""
-    root = Path(bdcc.__file__).parent
-    places = [root / "_runtime", root / "_templates"]  # in a wheel; in a checkout:
-    places += [root.parents[1] / "runtime", root.parents[1] / "templates"]
-    files = [file for place in places for file in place.glob("*.*")]
-    files += (file for file in root.rglob("*.py") if "report" not in file.parts)
-    state = hashlib.sha256()
-    for file in sorted(files):
-        if file.name != "cli.py":
-            state.update(file.read_bytes())
-    return state.hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -108,7 +108,8 @@ class Report:
     accuracies in per cent.
 
     decomposed: with the chosen weights and float activations; predicted: fixed before the choice
-    was measured, None where nothing was searched. target, options, preprocess, search: JSON values.
+    was measured, None where nothing was searched; estimated_drop_pp: what photographs will lose,
+    where there are none to measure it on. target, options, preprocess, search: JSON values.
     """
 
     bdcc_version: str
@@ -127,6 +128,7 @@ class Report:
     metric: str
     decomposed: float
     predicted: float | None
+    estimated_drop_pp: float | None
     search_drop: Drop
     holdout_drop: Drop
     calib_samples: int
@@ -161,6 +163,7 @@ class Report:
                 "float": search.pop("float"),
                 "decomposed": self.decomposed,
                 "predicted": self.predicted,
+                "estimated_drop_pp": self.estimated_drop_pp,
                 **search,
                 "calib_samples": self.calib_samples,
                 "holdout": self.holdout_drop.as_json(),

@@ -83,6 +83,14 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     ]
     if accuracy["predicted"] is not None:
         rows.append(("predicted", f"{accuracy['predicted']:.2f} %"))
+    if accuracy.get("estimated_drop_pp") is not None:
+        rows.append(
+            (
+                "estimated",
+                f"photographs will lose {accuracy['estimated_drop_pp']:.2f} points, by how far the "
+                "outputs diverge",
+            )
+        )
     rows += [
         ("measured", f"{accuracy['measured']:.2f} %  {_drop(accuracy)}, in the built library"),
         (
