@@ -43,8 +43,7 @@ I64 = npt.NDArray[np.int64]
 PICTURES = 16  # of one batch of a flow
 ROWS = 48_000  # output pixels of a conv layer whose inputs make its second moments
 RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
-DAMPING = 0.05  # of the mean diagonal of the second moments
-FEW_DAMPING = 1.0  # of those of fewer samples than inputs, which regression learns by heart
+MOST_DAMPING = 1.0  # of the mean diagonal of the second moments
 WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
 TEMPLATES = 32  # filters that show how levels lie
@@ -364,7 +363,7 @@ def _conv_problem(
         covariance = second[group] / count - np.outer(average[group], average[group])
         weight = weights[group].T.astype(np.float64)
         gap = cross[group] / count - weight @ covariance
-        of_input = FullMoments(covariance, damping=DAMPING)
+        of_input = FullMoments(covariance, damping=_damping(size, count))
         target = weight.copy()
         target[:, of_input.order] += of_input.solve(gap[:, of_input.order])
         targets.append(target.astype(np.float32))
@@ -388,10 +387,11 @@ def _dense_problem(
     samples = (x - input_mean) * share
     single = samples.astype(np.float32)
     moments: Moments
+    damping = _damping(x.shape[1], len(x))
     if len(x) < x.shape[1]:
-        moments = SampleMoments(samples, damping=FEW_DAMPING)
+        moments = SampleMoments(samples, damping=damping)
     else:
-        moments = FullMoments(samples.T @ samples, damping=DAMPING)
+        moments = FullMoments(samples.T @ samples, damping=damping)
 
     def regress(start: int) -> F32:
         """The targets of some filters."""
@@ -415,6 +415,13 @@ def _dense_problem(
         input_mean=input_mean[None],
         output_mean=output_mean,
     )
+
+
+def _damping(inputs: int, samples: int) -> float:
+    """A part of the mean diagonal, to be added to second moments: the fewer samples there are for
+    each weight, the more of what they say is chance.
+    """
+    return min(inputs / samples, MOST_DAMPING)
 
 
 def _with_bias(one: Decomposition, ordered: F32, problem: Problem) -> Decomposition:
