@@ -192,7 +192,8 @@ def fit_filters(
     """
     order = moments.order
     if uniform:
-        levels = levels.sum(axis=1)[:, None] * _powers(levels) / _powers(levels).sum()
+        powers = _powers(levels)
+        levels = levels.sum(axis=1, keepdims=True) * powers / powers.sum(axis=1, keepdims=True)
     problem = _Problem(
         target=np.ascontiguousarray(target.T[order], dtype=np.float32),
         moments=moments,
