@@ -224,10 +224,8 @@ def test_data_alone_is_shared_out(trained: Trained, tmp_path: Path) -> None:
     assert accuracy["holdout"]["samples"] == 20
     assert accuracy["judge"] == "labels"
     assert accuracy["estimated_drop_pp"] is None
-    assert (
-        "of the pictures of --data 8 for calibration and 20 for the holdout are held back"
-        in (report["notes"])
-    )
+    held = "of the pictures of --data 8 for calibration and 20 for the holdout are held back"
+    assert held in report["notes"]
     text = (tmp_path / "out" / "src" / "model.c").read_text()
     assert "class07" in text
 

@@ -32,7 +32,7 @@ from bdcc.pipeline.options import (
 )
 from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
-from bdcc.pipeline.searching import Evaluator, choose, estimate_drop
+from bdcc.pipeline.searching import Evaluator, choose
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -190,10 +190,6 @@ def compile_model(
             drop = compare(search.float_ranks < top, found["ranks"] < top)
             held = measure(project, holdout)["ranks"]
             holdout_drop = compare(holdout.float_ranks < top, held < top)
-        estimated = None
-        if options.data is None:
-            least_sure = drop.interval_pp[1] if options.strict else drop.drop_pp
-            estimated = round(estimate_drop(least_sure, float(found["nats"].mean())), 4)
         report = make_report(
             plan,
             choice,
@@ -204,7 +200,7 @@ def compile_model(
             max_drop_pp=max_drop,
             decomposed=decomposed_percent,
             drops=(drop, holdout_drop),
-            estimated_pp=estimated,
+            nats=float(found["nats"].mean()),
             code_bytes=code_bytes(library),
             warnings=warnings,
         )

@@ -14,7 +14,7 @@ from bdcc.codegen.plan import DeploymentPlan
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
 from bdcc.pipeline.options import PAPER_BASES, CompileOptions
-from bdcc.pipeline.searching import Choice
+from bdcc.pipeline.searching import Choice, estimate_drop
 from bdcc.report.report import Drop, LayerRow, Report, is_bound
 
 
@@ -29,15 +29,15 @@ def make_report(
     max_drop_pp: float,
     decomposed: float,
     drops: tuple[Drop, Drop],
-    estimated_pp: float | None,
+    nats: float,
     code_bytes: int | None,
     warnings: Sequence[str],
 ) -> Report:
-    """drops: on the search and on the holdout pictures; estimated_pp: what photographs will lose,
-    where there are none.
-    """
+    """drops: on the search and on the holdout pictures; nats: divergence on the search pictures."""
     graph = plan.model.graph
-    if estimated_pp is None and is_bound(choice.method, options.as_json()):
+    least_sure = drops[0].interval_pp[1] if options.strict else drops[0].drop_pp
+    estimated = None if options.data is not None else round(estimate_drop(least_sure, nats), 4)
+    if estimated is None and is_bound(choice.method, options.as_json()):
         warnings = (*warnings, *_tolerance_warning(drops[0], max_drop_pp))
     return Report(
         bdcc_version=bdcc.__version__,
@@ -48,7 +48,7 @@ def make_report(
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
-        met=_least_sure(drops[0], estimated_pp, strict=options.strict) <= max_drop_pp,
+        met=(least_sure if estimated is None else estimated) <= max_drop_pp,
         warnings=tuple(warnings),
         notes=_notes(options, plan.name, material),
         layers=_layer_rows(plan, choice),
@@ -56,7 +56,7 @@ def make_report(
         metric=metric,
         decomposed=decomposed,
         predicted=choice.predicted,
-        estimated_drop_pp=estimated_pp,
+        estimated_drop_pp=estimated,
         search_drop=drops[0],
         holdout_drop=drops[1],
         calib_samples=len(material.calib),
@@ -70,15 +70,6 @@ def make_report(
         evaluations=choice.evaluations,
         table=choice.table,
     )
-
-
-def _least_sure(drop: Drop, estimated_pp: float | None, *, strict: bool) -> float:
-    """What has to keep the tolerance: the drop, or with --strict the upper end of its interval, or
-    what stands for either.
-    """
-    if estimated_pp is not None:
-        return estimated_pp
-    return drop.interval_pp[1] if strict else drop.drop_pp
 
 
 def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:

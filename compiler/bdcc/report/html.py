@@ -44,6 +44,11 @@ def render_html(report: Mapping[str, Any]) -> str:
             if accuracy["predicted"] is not None
             else []
         ),
+        *(
+            [("estimated", f"{accuracy['estimated_drop_pp']:.2f} points lost on photographs")]
+            if accuracy.get("estimated_drop_pp") is not None
+            else []
+        ),
         ("measured", _measured(accuracy)),
         (
             "holdout",
