@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO_OUT ?= demo_out
 DIGITS := examples/digits
+# Test files side by side, one process per core; the tests of a file share what they build.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-full lint venv clean
 
@@ -27,10 +29,10 @@ demo: $(STAMP)
 	@$(BIN)/bdcc run $(DEMO_OUT) examples/digit.png
 
 test: lint
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-full: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,6 +21,11 @@ def _missing(what: str) -> None:
     pytest.skip(what)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: with two processes nothing is left to wait for at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models and pictures beside the checkout."""

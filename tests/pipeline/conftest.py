@@ -44,6 +44,14 @@ def quick_builds() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def optimised(quick_builds: None) -> Iterator[None]:
+    """For networks of full size: here it is the pictures that take time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CFLAGS", "-O2")
+        yield
+
+
 @pytest.fixture(scope="session")
 def project(trained: Trained, quick_builds: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What options_for(trained, out, max_drop_pp=12.0) makes by `bdcc compile`, with its build/."""

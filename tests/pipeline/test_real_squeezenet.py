@@ -26,6 +26,7 @@ def some(source: Path, target: Path, *, first: int, count: int) -> Path:
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("optimised")
 def test_squeezenet(shared: Path, tmp_path: Path) -> None:
     pictures = shared / "data" / "imagenet1000"
     result = bdcc.compile_model(
