@@ -135,7 +135,8 @@ def test_both_kinds_of_moments_and_the_direct_error(k: int, bases: int) -> None:
         np.testing.assert_allclose(found.error, direct, atol=2e-6 * energy.max())
     np.testing.assert_allclose(full.error / energy, few.error / energy, atol=1e-3)
     close = np.isclose(weights_of(full), weights_of(few), rtol=1e-3, atol=1e-6)
-    assert close.mean() > 0.9
+    # By their different roundings one filter may come to another fit, which is as good (above).
+    assert close.all(axis=1).sum() >= 5
 
 
 @pytest.mark.parametrize("bases", range(1, 8))

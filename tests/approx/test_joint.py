@@ -219,15 +219,44 @@ def test_true_tables_lead_near_the_optimum(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_lowering_may_save_nothing(seed: int) -> None:
-    """As where reading the weights takes longer than computing with them."""
-    space, sensitivity = made_up(seed, CHAIN)
+def test_what_saves_nothing_is_tried_and_not_taken(seed: int) -> None:
+    """As where reading the weights takes longer than computing with them: bits cost nothing."""
+    space, sensitivity = made_up(seed, CHAIN, correlated=False)
     bound = replace(space, cost=lambda name, b, q: max(space.cost(name, b, q), 30.0 * b))
-    truth = Truth(bound, sensitivity, 0.1, seed)
-    choice = truth.choose(8.0)
+    choice = Truth(bound, sensitivity, 0.1, seed).choose(8.0)
     assert choice.met
+    tried = {one.setting for one in choice.tried}
     for lowered in bound.lowerings(choice.setting):
-        assert refused_from_dearer(bound, choice, lowered)
+        free = bound.cost_of(lowered) == bound.cost_of(choice.setting)
+        assert (free and lowered in tried) or refused_from_dearer(bound, choice, lowered)
+    for tensor, count in choice.setting.bits:
+        bits = tuple((t, q + (t == tensor)) for t, q in choice.setting.bits)
+        more = replace(choice.setting, bits=bits)
+        if count < max(space.bits[tensor]):
+            assert bound.cost_of(more) > bound.cost_of(choice.setting)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_tolerance_of_nothing_still_saves(seed: int) -> None:
+    """With D = 0 a setting is taken that loses no hit and is expected to lose less than one."""
+    space, sensitivity = made_up(seed, CHAIN, bases=range(1, 8), bits=range(2, 9))
+
+    def measure(setting: Setting) -> Measured:
+        nats = 0.1 * predicted_nats(sensitivity, setting)
+        drop = int(RATE * nats / 0.2) * 0.2  # what is less than a picture is no hit
+        return Measured(nats=nats, drop_pp=drop, upper_pp=drop, samples=500)
+
+    choice = choose_jointly(
+        space,
+        sensitivity,
+        0.0,
+        measure=measure,
+        measure_lowered=lambda *settings: measure(settings[-1]),
+    )
+    assert choice.met
+    assert whole(choice).measured.drop_pp == 0
+    assert whole(choice).expected_pp <= 100 / 500
+    assert whole(choice).cost < 0.8 * space.cost_of(find_front(space, sensitivity)[0])
 
 
 def test_the_upper_end_is_what_has_to_keep_the_tolerance() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from nets import Noise, conv, dense, miniature_alexnet, miniature_squeezenet
 
+from bdcc.approx import sequence
 from bdcc.approx.evaluate import (
     columns_at,
     fake_quantize,
@@ -193,6 +194,44 @@ def test_few_pictures_are_enough_to_run(count: int) -> None:
     for layer in graph.weight_layers:
         y, z = wanted[layer.output], found[layer.output]
         assert np.square(y - z).mean() < 0.1 * np.square(y).mean()
+
+
+def test_large_maps_are_kept_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = miniature_squeezenet()
+    found = []
+    for room in (sequence.IN_MEMORY, 1000):
+        monkeypatch.setattr(sequence, "IN_MEMORY", room)
+        some = decomposer(graph, Noise(30), workers=2)
+        found.append(some.decompose(all_layers(graph, 2), all_tensors(graph, 4))[0])
+    for name, one in found[0].decomposed.layers.items():
+        other = found[1].decomposed.layers[name]
+        np.testing.assert_array_equal(one.signs, other.signs)
+        np.testing.assert_array_equal(one.bias, other.bias)
+
+
+class Constant(Noise):
+    """Every picture the same in every pixel."""
+
+    def batch(self, indices) -> np.ndarray:
+        return np.full((len(indices), 3, 13, 13), 0.7, np.float32)
+
+
+@pytest.mark.parametrize("pictures", [Noise(1), Constant(8)], ids=["one", "constant"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_conv_without_variance(pictures: Noise, seed: int) -> None:
+    """A map of one pixel, as LeNet's last conv has, or flat pictures: moments are rounding only."""
+    rng = np.random.default_rng(seed)
+    nodes: list[Node] = [
+        conv(rng, "c1", "x", 3, 40, kernel=(13, 13)),
+        Relu(name="r1", input="c1_out", output="v1"),
+        conv(rng, "c2", "v1", 40, 5, kernel=(1, 1)),
+    ]
+    graph = make_graph(
+        name="g", input_name="x", input_shape=(3, 13, 13), output="c2_out", nodes=tuple(nodes)
+    )
+    model, _ = decomposer(graph, pictures).decompose(all_layers(graph, 3), all_tensors(graph, 8))
+    found, wanted = (tensors_of(each, pictures)["c2_out"] for each in (model, graph))
+    assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()  # the bias says it all
 
 
 def test_constant_inputs_and_dead_filters() -> None:

@@ -50,12 +50,13 @@ class AwareFit:
 class FullMoments:
     """Second moments as a matrix, for layers with fewer inputs than there are samples.
 
-    matrix: float64 [K, K], symmetric; damping: this part of the mean diagonal is added to it.
+    matrix: float64 [K, K], symmetric; damping: this part of the mean diagonal is added to it, but
+    at least `floor`, below which the matrix is nothing but rounding errors.
     """
 
-    def __init__(self, matrix: F64, *, damping: float) -> None:
+    def __init__(self, matrix: F64, *, damping: float, floor: float = 0.0) -> None:
         heavy = np.diag(matrix)
-        self.damping = _damping(float(heavy.mean()), damping)
+        self.damping = _damping(float(heavy.mean()), damping, floor)
         self.order = np.argsort(heavy, kind="stable")  # the last is fixed first: heavy ones early
         ordered = matrix[np.ix_(self.order, self.order)]
         ordered[np.diag_indices_from(ordered)] += self.damping
@@ -172,8 +173,9 @@ class SampleMoments:
 Moments = FullMoments | SampleMoments
 
 
-def _damping(mean: float, part: float) -> float:
-    return part * mean if mean > 0 else 1.0
+def _damping(mean: float, part: float, floor: float = 0.0) -> float:
+    found = max(part * mean, floor)
+    return found if found > 0 else 1.0
 
 
 def fit_filters(

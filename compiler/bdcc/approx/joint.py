@@ -5,8 +5,8 @@
     finalists  where along the front the tolerance is kept is found by measuring: first between
                a few stops, which are the same for every tolerance, then where the prediction,
                corrected by what was measured, says
-    lowering   every single choice of the result is tried one lower, and taken if its divergence
-               goes with a drop that keeps the tolerance
+    lowering   every single choice of the result is tried one lower, and taken if it saves
+               something and its divergence goes with a drop that keeps the tolerance
 
 A setting counts only if its measured drop keeps the tolerance *and* the drop that its divergence
 goes with does: the least of many noisy counts would be too good by chance.
@@ -36,6 +36,7 @@ STOPS_PP = (0.25, 25.0)
 REFINED = 2  # evaluations between two stops, until one keeps the tolerance
 AIM = 0.85  # of the tolerance is aimed at: other pictures lose more, and a miss takes time
 EVALUATIONS = 7  # on the front, where the tolerance is hard to keep
+MISSES = 4  # lowered settings that missed when decomposed anew, until a setting is left as it is
 WORST_ANEW = 4.0  # a divergence next to nothing, on some pictures, may be found many times as much
 TIGHT = 1e-9  # a drop of just D must not fail by a rounding of percentages
 
@@ -295,8 +296,7 @@ class _Search:
                 found = self.along(front)
                 if len(self.tried) == known:
                     break
-            elif lowered.kept and lowered.cost <= found.cost:
-                found = lowered  # of equal costs the lower one
+            elif lowered.setting == found.setting:
                 break
         if found is not None:
             return self.choice(found, met=True)
@@ -310,6 +310,16 @@ class _Search:
             met=met,
             tried=(*self.tried.values(), *map(self._again, self.lowered.values())),
         )
+
+    @property
+    def aim(self) -> float:
+        """Percentage points that the search aims at."""
+        return max(AIM * self.max_drop_pp, self._one_picture)
+
+    @property
+    def _one_picture(self) -> float:
+        """Percentage points: what is expected to cost less is nothing, also where D is 0."""
+        return 100 / next(iter(self.tried.values())).measured.samples if self.tried else 0.0
 
     def forecast(self, setting: Setting) -> float:
         return self._by_tables.points(predicted_nats(self.sensitivity, setting))
@@ -336,9 +346,10 @@ class _Search:
         expected = self._by_measure.points(max(nats, SMALLEST))
         margin = measured.upper_pp - measured.drop_pp
         if whole:
-            kept = max(measured.upper_pp, expected + margin) <= self.max_drop_pp + TIGHT
+            kept = measured.upper_pp <= self.max_drop_pp + TIGHT
+            kept = kept and expected + margin <= max(self.max_drop_pp, self._one_picture) + TIGHT
         else:
-            kept = expected + margin <= AIM * self.max_drop_pp
+            kept = expected + margin <= self.aim
         return Finalist(
             setting=setting,
             cost=self.space.cost_of(setting),
@@ -359,7 +370,7 @@ class _Search:
                 place = between[len(between) // 2]
             elif refined < REFINED or (good < 0 and len(self.tried) < EVALUATIONS):
                 refined += 1
-                fits = [self.forecast(one) + margin <= AIM * self.max_drop_pp for one in front]
+                fits = [self.forecast(one) + margin <= self.aim for one in front]
                 aim = max((place for place, fit in enumerate(fits) if fit), default=0)
                 if aim <= good:
                     break
@@ -387,17 +398,18 @@ class _Search:
 
     def lower(self, whole: Finalist) -> Finalist:
         """Try each choice one lower, what saves most first; go on from what keeps the tolerance.
+        What saves nothing is tried too, to be told of, and not taken.
 
         Layers are changed in place on the way; only where it ends is decomposed anew, and should
         that not keep the tolerance, it goes on from a step before. A choice that was too much once
         is not tried again: from a cheaper setting it is too much all the more.
         """
         steps, refused = [whole], dict[tuple[str, str], int]()  # place -> number of steps before
-        while True:
+        for _ in range(MISSES):
             while left := self._open(steps[-1].setting, refused):
                 place, lowered = min(left, key=lambda item: self.space.cost_of(item[1]))
                 tried = self.tried.get(lowered) or self._try(whole, lowered)
-                if tried.kept:
+                if tried.kept and tried.cost < steps[-1].cost:
                     steps.append(tried)
                 else:
                     refused[place] = len(steps)
@@ -412,6 +424,7 @@ class _Search:
                 last = steps.pop()
                 refused = {place: count for place, count in refused.items() if count <= len(steps)}
                 refused[_difference(steps[-1].setting, last.setting)] = len(steps)
+        return self.tried[whole.setting]
 
     def _open(
         self, setting: Setting, refused: Mapping[tuple[str, str], int]

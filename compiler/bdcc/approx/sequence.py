@@ -10,6 +10,7 @@ moments of these (aware.py); the bias takes up what is left in the mean.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,8 +42,10 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 PICTURES = 16  # of one batch of a flow
+IN_MEMORY = 2 << 30  # bytes of one map of all calibration pictures
 ROWS = 48_000  # output pixels of a conv layer whose inputs make its second moments
 RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of products of float32, relative to their size
 MOST_DAMPING = 1.0  # of the mean diagonal of the second moments
 WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
@@ -280,10 +283,16 @@ class SequenceDecomposer:
 
 
 class _Flow:
-    """The calibration pictures on their way through a network, up to one layer after another."""
+    """The calibration pictures on their way through a network, up to one layer after another.
+
+    What they have become is kept in memory, or in files that vanish with it where a map of all of
+    them is larger than IN_MEMORY.
+    """
 
     def __init__(self, observed: Observed, workers: int) -> None:
         self.observed, self.workers = observed, workers
+        largest = max(int(np.prod(shape)) for shape in observed.graph.shapes.values())
+        self._in_files = 4 * largest * len(observed.pictures) > IN_MEMORY
         self._batches = _batches(len(observed.pictures))
         self._values: list[dict[str, F32]] | None = None
         self._done = 0
@@ -303,11 +312,23 @@ class _Flow:
                 values = {graph.input: nhwc(self.observed.pictures.batch(self._batches[index]))}
             else:
                 values = self._values[index]
-            values = forward(network, nodes, values, quants)
-            return {tensor: x for tensor, x in values.items() if tensor in wanted}
+            reached = forward(network, nodes, values, quants)
+            return {
+                tensor: x if x is values.get(tensor) else self._keep(x)
+                for tensor, x in reached.items()
+                if tensor in wanted
+            }
 
         with _threads(self.workers) as pool:
             self._values = list(pool.map(advance, range(len(self._batches))))
+
+    def _keep(self, x: F32) -> F32:
+        if not self._in_files:
+            return x
+        with tempfile.TemporaryFile() as file:
+            mapped = np.memmap(file, np.float32, "w+", shape=x.shape)
+        mapped[...] = x
+        return mapped.view(np.ndarray)
 
     def inputs(self, layer: WeightLayer, quant: TensorQuant | None) -> Iterator[tuple[range, F32]]:
         """(pictures, x float32 [n, ..]) batch by batch, as the layer gets it."""
@@ -363,7 +384,9 @@ def _conv_problem(
         covariance = second[group] / count - np.outer(average[group], average[group])
         weight = weights[group].T.astype(np.float64)
         gap = cross[group] / count - weight @ covariance
-        of_input = FullMoments(covariance, damping=_damping(size, count))
+        # Constant inputs leave what rounding the products made: a matrix that is not positive.
+        power = float(np.trace(second[group])) / count
+        of_input = FullMoments(covariance, damping=_damping(size, count), floor=ROUNDING * power)
         target = weight.copy()
         target[:, of_input.order] += of_input.solve(gap[:, of_input.order])
         targets.append(target.astype(np.float32))
