@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Tensors with several readers, joined again: tables entry by entry, shared ranges, the oracle."""
+"""Tensors with several readers, joined again: no tables, shared ranges, the oracle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from nets import Noise, miniature_squeezenet
 
 from bdcc.approx.decompose import decompose
-from bdcc.approx.evaluate import calibrate, prepare, ranks_of
+from bdcc.approx.evaluate import calibrate
 from bdcc.approx.model import DecomposedModel, load_oracle, save_oracle
 from bdcc.approx.quantize import quantize_model
 from bdcc.approx.simulate import run_exact
-from bdcc.approx.tables import compute_logits, is_chain, plan_tables, rank_entries
+from bdcc.approx.tables import is_chain, plan_tables
+from bdcc.errors import OptionError
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +24,10 @@ def model() -> DecomposedModel:
     return decompose(graph, bases={n.name: 2 for n in graph.weight_layers}, workers=1)
 
 
-def test_every_entry_is_what_evaluating_it_alone_gives(model: DecomposedModel) -> None:
-    """A site is a tensor: the two layers that read it are quantized together."""
-    bits, count = (2, 3, 5), 30
-    plan = plan_tables(model, stats=calibrate(model, Noise(16)), mode="clip", bits=bits)
+def test_there_are_no_tables_of_neighbours(model: DecomposedModel) -> None:
     assert not is_chain(model.graph)
-    assert not plan.pairs
-    assert plan.sites == ("x", "v1", "s2", "v2", "s3")
-    assert plan.layers[1:4] == (("squeeze2",), ("one2", "three2"), ("squeeze3",))
-    assert set(plan.fixed) == {"b"}
-    network, pictures = prepare(model), Noise(count).batch(range(count))
-    indices, labels = np.arange(count), np.arange(count) % 5
-    ranks = rank_entries(network, pictures, indices, plan=plan, labels=labels)
-    assert len(ranks) == 1 + 5 * len(bits)
-    quants = [plan.fixed] + [
-        {**plan.fixed, tensor: plan.ranges[tensor][b]} for tensor in plan.sites for b in bits
-    ]
-    logits = [compute_logits(network, pictures, indices, quants=each) for each in quants]
-    for found, alone in zip(ranks, logits, strict=True):
-        np.testing.assert_array_equal(found, ranks_of(alone, labels))
-    assert len({each.tobytes() for each in logits}) == len(logits)
+    with pytest.raises(OptionError, match=r"--search paper: needs a chain.*--search measured"):
+        plan_tables(model, stats=calibrate(model, Noise(2)), mode="clip")
 
 
 def test_layers_that_share_a_tensor_share_its_codes(model: DecomposedModel, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from bdcc.approx.tables import (
     measure_tables,
     plan_tables,
 )
-from bdcc.errors import OptionError
 from bdcc.ir.graph import Flatten, Graph, Relu, infer_shapes
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -56,11 +54,10 @@ def float_judge(model: DecomposedModel, pictures: Noise):
     return first_classes(logits), ranks_of(logits, first_classes(logits))
 
 
-@pytest.mark.parametrize("pairs", [True, False])
 @pytest.mark.parametrize("mode", ["clip", "dynamic"])
-def test_every_entry_is_what_evaluating_it_alone_gives(model, stats, mode, pairs: bool) -> None:
+def test_every_entry_is_what_evaluating_it_alone_gives(model, stats, mode) -> None:
     pictures, bits = Noise(70), (2, 3, 5)
-    plan = replace(plan_tables(model, stats=stats, mode=mode, bits=bits), pairs=pairs)
+    plan = plan_tables(model, stats=stats, mode=mode, bits=bits)
     labels, reference = float_judge(model, pictures)
     assert (reference == 0).all()
     with ChunkRunner(pictures, workers=0) as runner:
@@ -76,12 +73,9 @@ def test_every_entry_is_what_evaluating_it_alone_gives(model, stats, mode, pairs
         assert set(plan.fixed) == {"f", "f1"}
         assert (tables.total, tables.reference, tables.base) == (70, 70, alone())
         assert len({tables.base, *itertools.chain(*tables.singles)}) > 2
-        assert len(tables.singles) == (2 if pairs else 3)
+        assert len(tables.singles) == 2
         for site, row in enumerate(tables.singles):
             assert list(row) == [alone(**{plan.sites[site]: b}) for b in bits]
-        if not pairs:
-            assert tables.pairs == ()
-            return
         for site, table in enumerate(tables.pairs, start=1):
             before, own = plan.sites[site - 1], plan.sites[site]
             for a, row in zip(bits, table, strict=True):
@@ -143,15 +137,14 @@ def test_chains_are_told_from_forks() -> None:
 # --- choosing -----------------------------------------------------------------------------
 
 
-def made_up(rng: np.random.Generator, layers: int, *, pairs: bool = True, total=200) -> Tables:
+def made_up(rng: np.random.Generator, layers: int, *, total=200) -> Tables:
     """Tables with more hits for more bits, on the whole."""
     harm = np.array([60, 25, 10, 4, 2, 1, 0])
 
     def hits(*shape: int) -> np.ndarray:
         return 150 - rng.poisson(np.broadcast_to(harm * rng.uniform(0.1, 1), shape))
 
-    count = max(1, layers - 1) if pairs else layers
-    singles = np.array([hits(7) for _ in range(count)])
+    singles = np.array([hits(7) for _ in range(max(1, layers - 1))])
     tables = [singles[i][:, None] - rng.poisson(harm, (7, 7)) + 1 for i in range(layers - 1)]
     return Tables(
         layers=tuple((f"conv{i + 1}",) for i in range(layers)),
@@ -160,7 +153,7 @@ def made_up(rng: np.random.Generator, layers: int, *, pairs: bool = True, total=
         reference=152,
         base=150,
         singles=tuple(map(tuple, singles.tolist())),
-        pairs=tuple(tuple(map(tuple, t.tolist())) for t in tables) if pairs else (),
+        pairs=tuple(tuple(map(tuple, t.tolist())) for t in tables),
     )
 
 
@@ -169,10 +162,7 @@ def lost(tables: Tables, bits: tuple[int, ...]) -> int:
     at = [BITS.index(b) for b in bits]
     drop = tables.reference - tables.singles[0][at[0]]
     for i in range(1, len(at)):
-        if tables.pairs:
-            drop += tables.singles[i - 1][at[i - 1]] - tables.pairs[i - 1][at[i - 1]][at[i]]
-        else:
-            drop += tables.base - tables.singles[i][at[i]]
+        drop += tables.singles[i - 1][at[i - 1]] - tables.pairs[i - 1][at[i - 1]][at[i]]
     return drop
 
 
@@ -227,12 +217,6 @@ def test_paper_search_is_what_enumeration_finds(layers: int, seed: int, max_drop
         assert lost(tables, bits) == min(lost(tables, other) for other in choices(layers))
     drops = layer_drops(tables, choice.bits)
     assert sum(drops.values()) == pytest.approx(100.0 * r / n - choice.predicted)
-
-
-def test_paper_search_needs_a_chain() -> None:
-    tables = made_up(np.random.default_rng(0), 3, pairs=False)
-    with pytest.raises(OptionError, match=r"--search paper: needs a chain.*--search measured"):
-        choose_paper(tables, 5.0)
 
 
 def test_nothing_to_choose() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trained_network import Trained, draw_pictures, train
+from trained_network import Trained, draw_pictures, train, write_branched
 
 from bdcc.cli import main
 from bdcc.host.build import build
@@ -17,6 +17,7 @@ from bdcc.host.build import build
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     train(folder / "model.onnx")
+    train(folder / "branched.onnx", write_branched)
     for number, (part, count) in enumerate((("search", 200), ("calib", 60), ("holdout", 100)), 1):
         images, labels = draw_pictures(count, seed=number)
         np.savez(folder / f"{part}.npz", images=images, labels=labels)
@@ -28,6 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     Image.fromarray(images[0]).save(folder / "picture.png")
     return Trained(
         model=folder / "model.onnx",
+        branched=folder / "branched.onnx",
         search=folder / "search.npz",
         calib=folder / "calib.npz",
         holdout=folder / "holdout.npz",

@@ -11,14 +11,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from trained_network import Trained, draw_pictures, options_for
+from trained_network import Trained, draw_pictures, options_for, write_model
 
 import bdcc
 from bdcc.approx.model import load_oracle
 from bdcc.approx.simulate import run_exact, run_float
-from bdcc.errors import BuildError
+from bdcc.errors import BuildError, OptionError
 from bdcc.pipeline.reporting import find_missed
 from bdcc.report.report import compare, load_schema
+from clusters import running_scheduler, running_workers
 
 
 def files_of(project: Path) -> dict[str, bytes]:
@@ -113,6 +114,80 @@ def test_two_compiles_are_equal_byte_for_byte(
     assert (result.missed, result.project) == (None, out)
 
 
+def test_the_holdout_is_never_chosen_by(trained: Trained, project: Path, tmp_path: Path) -> None:
+    """Other pictures there change what is reported, and nothing else."""
+    images, labels = draw_pictures(30, seed=33)
+    np.savez(tmp_path / "other.npz", images=images, labels=labels)
+    given = options_for(
+        trained, tmp_path / "out", max_drop_pp=12.0, holdout=tmp_path / "other.npz", cache="off"
+    )
+    report = bdcc.compile_model(trained.model, given).report
+    assert report.holdout_drop.samples == 30
+    assert differing(tmp_path / "out", project) == ["report.html", "report.json"]
+
+
+def test_a_cluster_makes_the_same_project(
+    trained: Trained, project: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import distributed
+
+    def transitions(scheduler: str) -> int:
+        with distributed.Client(scheduler, set_as_default=False) as client:
+            return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+
+    given = options_for(trained, tmp_path / "out", max_drop_pp=12.0, cache="off")
+    with (
+        running_scheduler(tmp_path_factory.mktemp("dask")) as scheduler,
+        running_workers(scheduler) as workers,
+    ):
+        before = transitions(scheduler)
+        bdcc.compile_model(trained.model, replace(given, workers=workers))
+        assert transitions(scheduler) > before + 100  # it is not this process that has evaluated
+    assert differing(tmp_path / "out", project) == []
+
+
+def test_branches_are_searched_too(trained: Trained, tmp_path: Path) -> None:
+    """A tensor with three readers, two of them layers; the project is verified on the way."""
+    given = options_for(trained, tmp_path / "out", max_drop_pp=6.0)
+    report = bdcc.compile_model(trained.branched, given).report
+    assert report.met
+    assert report.search_drop.drop_pp <= 6.0 < report.search_drop.float_percent - 50
+    assert report.search_method == "measured"
+    rows = {row.name: row for row in report.layers}
+    assert list(rows) == ["stem", "one", "three", "fc3", "fc4"]
+    assert rows["one"].q == rows["three"].q  # the bits of the tensor that both read
+    assert {row.bases for row in report.layers} != {1}
+
+
+def test_the_papers_search_on_branches_is_refused_before_anything_is_read(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("bdcc.pipeline.compile.gather")
+    given = options_for(trained, tmp_path / "out", search="paper")
+    with pytest.raises(OptionError, match="--search paper: needs a chain"):
+        bdcc.compile_model(trained.branched, given)
+
+
+def test_one_output_takes_given_bases_and_bits(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "one.onnx"
+    write_model(model, np.random.default_rng(0).normal(0, 0.1, (97, 1)))
+    given = options_for(
+        trained, tmp_path / "out", data=None, calib=None, holdout=None, limit=10, metric=None
+    )
+    result = bdcc.compile_model(model, replace(given, bases=(2,), q=(4,)))
+    assert (result.report.search_method, result.report.metric) == ("fixed", "top1")
+    monkeypatch.delattr("bdcc.pipeline.compile.gather")
+    with pytest.raises(OptionError, match="--metric: top1 takes a model of more than 1 output"):
+        bdcc.compile_model(model, replace(given, output=tmp_path / "searched"))
+
+
+def test_a_project_may_be_called_what_bdcc_calls_its_own(trained: Trained, tmp_path: Path) -> None:
+    given = options_for(trained, tmp_path / "candidate0", bases=(2,), q=(4,), limit=20)
+    assert bdcc.compile_model(trained.model, given).project == tmp_path / "candidate0"
+
+
 def test_an_interrupted_run_goes_on(trained: Trained, project: Path, tmp_path: Path) -> None:
     """Killed at one stage after the other; the last finds what was finished, and ends the same."""
     cache = tmp_path / "cache"
@@ -156,11 +231,15 @@ def test_another_tolerance_measures_no_table_again(
 
 def test_size_is_what_the_objective_size_makes_small(trained: Trained, tmp_path: Path) -> None:
     sizes = {}
-    for objective in ("latency", "size"):
+    operations = {}
+    for objective in ("ops", "size"):
         out = tmp_path / objective
-        given = options_for(trained, out, max_drop_pp=12.0, objective=objective)
-        sizes[objective] = bdcc.compile_model(trained.model, given).report.weight_bytes
-    assert sizes["size"] <= sizes["latency"]
+        given = options_for(trained, out, max_drop_pp=6.0, objective=objective)
+        report = bdcc.compile_model(trained.model, given).report
+        sizes[objective] = report.weight_bytes
+        operations[objective] = sum(row.bases * row.q * row.macs for row in report.layers)
+    assert sizes["size"] < sizes["ops"]
+    assert operations["ops"] < operations["size"]
 
 
 def test_the_search_stays_within_flash(trained: Trained, project: Path, tmp_path: Path) -> None:
@@ -240,27 +319,57 @@ def test_unlabelled_pictures_are_judged_by_agreement(trained: Trained, tmp_path:
     assert 50 < accuracy["measured"] < 100
 
 
-def test_without_pictures_the_estimate_decides(trained: Trained, tmp_path: Path) -> None:
-    """Given bases and bits are judged by it too."""
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+def test_without_pictures_the_estimate_decides(
+    trained: Trained, tmp_path: Path, strict: bool, held: bool
+) -> None:
+    """Given bases and bits are judged by it too, and so is a holdout that is generated: the classes
+    agree on all of these pictures, and what photographs will lose shows in the outputs alone.
+    """
     given = options_for(
         trained,
         tmp_path / "out",
         data=None,
         calib=None,
-        holdout=None,
-        bases=(1,),
-        q=(2,),
-        max_drop_pp=1.0,
-        limit=40,
+        holdout=trained.holdout if held else None,
+        bases=(6,),
+        q=(8,),
+        metric="top5",
+        max_drop_pp=0.05,
+        strict=strict,
     )
     result = bdcc.compile_model(trained.model, given)
     report = result.report.as_json()
     jsonschema.validate(report, load_schema())
-    accuracy = report["accuracy"]
-    assert accuracy["estimated_drop_pp"] >= accuracy["drop_pp"]
-    assert report["met"] == (accuracy["estimated_drop_pp"] <= 1.0)
-    assert (result.missed is None) == report["met"]
+    accuracy, holdout = report["accuracy"], report["accuracy"]["holdout"]
+    assert accuracy["drop_pp"] == 0 < 0.05 < accuracy["estimated_drop_pp"]
+    if held:
+        assert holdout["estimated_drop_pp"] is None
+    else:
+        assert holdout["drop_pp"] == 0 < 0.05 < holdout["estimated_drop_pp"]
+    assert not report["met"]
+    assert "as estimated" in str(result.missed)
     assert not report["warnings"]
+
+
+def test_strict_is_met_where_the_holdout_keeps_the_tolerance_too(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """A holdout of what the library gets wrong: what the exit code says is what the report says."""
+    given = options_for(trained, tmp_path / "out", bases=(3,), q=(5,), max_drop_pp=20.0)
+    bdcc.compile_model(trained.model, given)
+    images, labels = draw_pictures(400, seed=21)
+    x = ((images.transpose(0, 3, 1, 2) - 120.0) / 60.0).astype(np.float32)
+    with bdcc.Library.open(tmp_path / "out") as library:
+        wrong = library.run(x).reshape(400, -1).argmax(axis=1) != labels
+    np.savez(tmp_path / "wrong.npz", images=images[wrong], labels=labels[wrong])
+    given = replace(given, holdout=tmp_path / "wrong.npz", force=True)
+    for strict in (False, True):
+        result = bdcc.compile_model(trained.model, replace(given, strict=strict))
+        assert result.report.search_drop.interval_pp[1] <= 20 < result.report.holdout_drop.drop_pp
+        assert result.report.met == (result.missed is None) == (not strict)
+    assert str(result.missed).startswith("the holdout pictures miss the tolerance of 20 points")
 
 
 @pytest.mark.parametrize(("preset", "warned"), [("torchvision", False), ("unit", True)])
@@ -295,13 +404,18 @@ def test_when_the_tolerance_counts_as_missed(trained: Trained, tmp_path: Path) -
     assert "drops 20.00" in str(find_missed(missed, replace(given, max_drop_pp=1.0)))
     searched = replace(missed, search_method="measured")
     assert "drops 20.00" in str(find_missed(searched, given))
-    guessed = replace(searched, estimated_drop_pp=30.0)
+    guessed = replace(searched, search_drop=replace(broken, estimated_pp=30.0))
     assert "drops 30.00 as estimated" in str(find_missed(guessed, given))
     strict = replace(given, strict=True, max_drop_pp=25.0)
     assert "at most " in str(find_missed(replace(searched, max_drop_pp=25.0), strict))
+    kept = replace(kept, interval_pp=(0.0, 0.0))
     held = replace(report, met=True, search_drop=kept, holdout_drop=broken)
     assert find_missed(held, given) is None
     assert "holdout" in str(find_missed(held, replace(given, strict=True)))
+    guessed = replace(held, holdout_drop=replace(kept, estimated_pp=30.0))
+    text = str(find_missed(guessed, replace(given, strict=True)))
+    assert "holdout pictures miss the tolerance of 1 points: they drop 30.00 as estimated" in text
+    assert find_missed(guessed, given) is None
 
 
 def test_the_python_api_is_what_the_commands_do(trained: Trained, project: Path) -> None:

@@ -73,6 +73,13 @@ def test_force_replaces_a_project_and_its_build(tmp_path: Path) -> None:
     assert (output / "src/model.c").read_text() == "two"
 
 
+@pytest.mark.parametrize("name", ["bdcc-staging", "replaced", "project", "candidates"])
+def test_an_output_may_have_any_name(tmp_path: Path, name: str) -> None:
+    make_project(tmp_path / name)
+    make_project(tmp_path / name, "two", force=True)
+    assert (tmp_path / name / "src/model.c").read_text() == "two"
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "src/mine.c", "sub/x"])
 def test_force_leaves_a_folder_with_foreign_files_alone(tmp_path: Path, name: str) -> None:
     output = tmp_path / "out"

@@ -29,7 +29,12 @@ def one_of_each_class(source: Path, target: Path) -> Path:
 
 
 def compile_alexnet(
-    shared: Path, output: Path, *, holdout: Path | None = None, **options: object
+    shared: Path,
+    output: Path,
+    *,
+    holdout: Path | None = None,
+    max_drop_pp: float = 8.0,
+    **options: object,
 ) -> bdcc.CompileResult:
     pictures = shared / "data" / "tiny202"
     return bdcc.compile_model(
@@ -41,7 +46,7 @@ def compile_alexnet(
             holdout=holdout or pictures / "holdout",
             preset="raw",
             mean=MEAN,
-            max_drop_pp=8.0,
+            max_drop_pp=max_drop_pp,
             **options,  # type: ignore[arg-type]
         ),
     )

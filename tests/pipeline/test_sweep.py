@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report import example
 from test_sweep_report import check_places
 from trained_network import Trained, options_for
 
 from bdcc import cli
 from bdcc.errors import OptionError, OutputError
 from bdcc.pipeline import sweep as module
+from bdcc.pipeline.compile import CompileResult
 from bdcc.pipeline.options import CompileOptions
-from bdcc.pipeline.sweep import SweepOptions, list_points, sweep
+from bdcc.pipeline.sweep import Point, SweepOptions, list_points, point_row, sweep
 from bdcc.pipeline.sweep_folder import WRITTEN, SweepFolder
 
 
@@ -63,6 +65,26 @@ def test_points_are_what_their_series_says(swept: Path) -> None:
         met = None if point["D"] is None else point["drop_pp"] <= point["D"]
         assert point["met"] == met  # a missed tolerance is a point too
     assert {False, True} <= {point["met"] for point in points.values()}
+
+
+@pytest.mark.parametrize(
+    ("judge", "method", "kept"),
+    [
+        ("labels", "measured", True),
+        ("agreement", "measured", True),
+        ("generated", "measured", False),  # it is of photographs, and they are not
+        ("generated", "paper", True),
+    ],
+)
+def test_a_prediction_is_kept_beside_what_it_predicts(
+    trained: Trained, judge: str, method: str, kept: bool
+) -> None:
+    report = replace(example(), judge=judge, search_method=method)
+    bench = {"min_ms": 1.0, "median_ms": 1.0}
+    result = CompileResult(project=Path(), report=report, timings={"bench": bench}, missed=None)
+    options = options_for(trained, Path("out"), max_drop_pp=1.0)
+    row = point_row(Point(name="bdcc-D1", series="bdcc", options=options), result)
+    assert row["predicted"] == (report.predicted if kept else None)
 
 
 def test_one_choice_has_one_time(swept: Path) -> None:

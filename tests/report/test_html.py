@@ -49,6 +49,15 @@ def test_the_page_shows_the_report(layers: int) -> None:
     assert page.open.count("svg") == 2
 
 
+def test_a_prediction_of_photographs_is_no_accuracy_on_generated_pictures() -> None:
+    report = searched(2)
+    assert "58.50 %" in Text(render_html(report)).text
+    report["accuracy"]["judge"], report["search"]["method"] = "generated", "measured"
+    shown = Text(render_html(report)).text
+    assert "1.50 points lost on photographs" in shown
+    assert "58.50 %" not in shown
+
+
 def test_without_a_search_there_is_one_figure() -> None:
     report = example().as_json()
     report["search"] = {"method": "fixed", "evaluations": 0, "table": None}

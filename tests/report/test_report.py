@@ -76,7 +76,6 @@ def example() -> Report:
         metric="top5",
         decomposed=60.0,
         predicted=58.5,
-        estimated_drop_pp=None,
         search_drop=drop,
         holdout_drop=drop,
         calib_samples=10,
@@ -215,6 +214,15 @@ def test_a_person_sees_layers_and_figures() -> None:
     assert "photographs" not in shown
     report["accuracy"]["estimated_drop_pp"] = 1.5
     assert "photographs will lose 1.50 points" in summary(report, times, project="out")
+    assert "58.50 %" in summary(report, times, project="out")
+    report["accuracy"]["judge"] = (
+        "generated"  # which has no photographs to hold a prediction against
+    )
+    assert "58.50 %" in summary(report, times, project="out")  # the paper's is of what it measures
+    report["search"]["method"] = "measured"
+    shown = summary(report, times, project="out")
+    assert re.search(r"^predicted +photographs will lose 1\.50 points$", shown, re.MULTILINE)
+    assert "58.50 %" not in shown
     cached = times | {"from_cache": ["decompose"], "partly_from_cache": ["search"]}
     took = "decompose 1.0 s (from the cache), search 2.0 s (partly from the cache), build 3.0 s)"
     assert took in summary(report, cached, project="out")

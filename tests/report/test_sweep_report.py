@@ -141,6 +141,15 @@ def test_the_page_is_complete_and_refers_to_nothing() -> None:
     assert not re.search(r"@import|url\((?!#)", page)
 
 
+def test_without_predictions_there_is_no_star() -> None:
+    sweep = example()
+    assert "A star is" in sweep_html(sweep)
+    for one in sweep["points"]:
+        one["predicted"] = None
+    assert "A star is" not in sweep_html(sweep)
+    assert "predicted" not in draw_sweep(sweep)
+
+
 def test_the_table_names_what_is_missed() -> None:
     lines = sweep_text(example()).splitlines()
     assert [line.split()[-1] for line in lines[2:10]] == ["-"] * 3 + ["missed"] + ["met"] * 4

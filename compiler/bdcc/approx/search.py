@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.tables import Tables
-from bdcc.errors import OptionError
 
 Bits = tuple[int, ...]  # one per site, in order
 
@@ -92,14 +91,8 @@ def stack_paper(tables: Tables, max_drop: float) -> PaperTables:
     """Algorithm 1's first loop. max_drop: D in percentage points.
 
     S_1[b] = R - A^1[b]; S_i[a, b] = max over surviving S_{i-1}[., a] - A^i[a, b]; an entry survives
-    if R - S < D. Raises OptionError where the layers are no chain.
+    if R - S < D.
     """
-    if not tables.pairs and len(tables.layers) > 1:
-        raise OptionError(
-            "needs a chain of layers, and this model has branches",
-            layer="--search paper",
-            hint="Use --search measured",
-        )
     stacked: list[npt.NDArray[np.float64]] = []
     best = np.array([float(tables.reference)])
     for site in range(len(tables.layers)):

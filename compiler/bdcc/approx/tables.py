@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""The accuracy tables that both searches choose from, measured for every pair of neighbours.
+"""The accuracy tables that the paper's search chooses from, measured for every pair of neighbours.
 
 A *site* is the input tensor of decomposed conv layers, whose bits are searched. "Unquantized" means
 decomposed weights, float activations, and dense layers at their fixed bits.
@@ -32,6 +32,7 @@ from bdcc.approx.evaluate import (
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
 from bdcc.approx.workers import Indices
+from bdcc.errors import OptionError
 from bdcc.ir.graph import F32, Conv, Graph, Node, reads
 
 I64 = npt.NDArray[np.int64]
@@ -44,8 +45,7 @@ class TablePlan:
     """What is measured.
 
     sites: tensors, in graph order; layers: the conv layers that read each; ranges: by tensor and
-    bits; fixed: tensors quantized in every entry; pairs: whether neighbours are measured together,
-    which needs a chain.
+    bits; fixed: tensors quantized in every entry.
     """
 
     sites: tuple[str, ...]
@@ -53,18 +53,21 @@ class TablePlan:
     bits: tuple[int, ...]
     ranges: Mapping[str, Mapping[int, TensorQuant]]
     fixed: Mapping[str, TensorQuant]
-    pairs: bool
 
     @property
     def singles(self) -> int:
-        """Sites that are measured alone: with pairs, those that have a successor, and the first."""
-        return max(1, len(self.sites) - 1) if self.pairs and self.sites else len(self.sites)
+        """Sites that are measured alone: those that have a successor, and the first."""
+        return min(len(self.sites), max(1, self.pairs))
+
+    @property
+    def pairs(self) -> int:
+        """Sites that are measured together with the one before."""
+        return max(0, len(self.sites) - 1)
 
     @property
     def entries(self) -> int:
         """1 (nothing quantized), then sites alone, then pairs."""
-        pairs = max(0, len(self.sites) - 1) if self.pairs else 0
-        return 1 + self.singles * len(self.bits) + pairs * len(self.bits) ** 2
+        return 1 + self.singles * len(self.bits) + self.pairs * len(self.bits) ** 2
 
     def single(self, site: int, bits: int) -> int:
         """Entry of a site alone; `bits` is a position in self.bits."""
@@ -81,8 +84,7 @@ class Tables:
     """Hits out of `total` pictures, as integers, so that sums are exact and do not depend on order.
 
     reference: the float model's; base: with nothing quantized but the fixed; singles[i][b]: site i
-    alone; pairs[i - 1][a][b]: site i - 1 at bits[a] and site i at bits[b]; pairs is empty where the
-    graph is no chain.
+    alone; pairs[i - 1][a][b]: site i - 1 at bits[a] and site i at bits[b].
     """
 
     layers: tuple[tuple[str, ...], ...]
@@ -99,20 +101,28 @@ class Tables:
     def drops(self, site: int) -> I64:
         """int64 [before, bits]: hits lost by quantizing a site, whatever the site before has.
 
-        One row for the first site and for graphs that are no chain. Added up over the sites they
-        predict the hits that a choice loses, from the float model's.
+        One row for the first site. Added up over the sites they predict the hits that a choice
+        loses, from the float model's.
         """
         singles = np.array(self.singles, np.int64).reshape(-1, len(self.bits))
         if site == 0:
             return self.reference - singles[:1]
-        if not self.pairs:
-            return self.base - singles[site : site + 1]
         return np.asarray(singles[site - 1][:, None] - np.array(self.pairs[site - 1], np.int64))
 
 
 def is_chain(graph: Graph) -> bool:
     """Whether every tensor has one reader: the paper's search needs neighbours."""
     return all(len(graph.consumers(t)) == 1 for node in graph.nodes for t in reads(node))
+
+
+def check_chain(graph: Graph) -> None:
+    """Raises OptionError where the paper's search has no neighbours to measure."""
+    if not is_chain(graph):
+        raise OptionError(
+            "needs a chain of layers, and this model has branches",
+            layer="--search paper",
+            hint="Use --search measured",
+        )
 
 
 def plan_tables(
@@ -123,8 +133,12 @@ def plan_tables(
     dense_bits: Mapping[str, int] | int = 8,
     bits: Sequence[int] = SEARCHED_BITS,
 ) -> TablePlan:
-    """What to measure for a model. dense_bits: of every decomposed dense layer, or by name."""
+    """What to measure for a model. dense_bits: of every decomposed dense layer, or by name.
+
+    Raises OptionError where the layers are no chain.
+    """
     graph = model.graph
+    check_chain(graph)
     sites: dict[str, list[str]] = {}
     fixed: dict[str, int] = {}
     for node in graph.weight_layers:
@@ -147,7 +161,6 @@ def plan_tables(
         bits=tuple(bits),
         ranges={tensor: {count: ranges(tensor, count) for count in bits} for tensor in sites},
         fixed={tensor: ranges(tensor, count) for tensor, count in fixed.items()},
-        pairs=is_chain(graph),
     )
 
 
@@ -267,7 +280,7 @@ def _walk(
     yield 0, base
     for site in range(plan.singles):
         tensor, after = plan.sites[site], _downstream(graph, head, plan.sites[site])
-        if not plan.pairs or site + 1 == len(plan.sites):
+        if site + 1 == len(plan.sites):  # the only one
             for position, bits in enumerate(plan.bits):
                 quants = {**fixed, tensor: plan.ranges[tensor][bits]}
                 yield plan.single(site, position), forward(network, after, base, quants)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -69,6 +69,13 @@ class Pictures:
         """float32 [N, C, H, W] as they came, or None when they are pixels."""
         array = self._array()
         return np.asarray(array[self.rows]) if array.dtype == np.float32 else None
+
+    def contents(self) -> Iterator[bytes]:
+        """The values of one picture after the other, as they lie in the file: all of them together
+        need not fit in memory.
+        """
+        array = self._array()
+        return (array[row].tobytes() for row in self.rows)
 
     def batch(self, indices: Sequence[int] | I64) -> F32:
         """float32 [n, C, H, W]: what the model takes, for the pictures at `indices`."""

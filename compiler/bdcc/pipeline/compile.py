@@ -32,7 +32,7 @@ from bdcc.pipeline.options import (
 )
 from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
-from bdcc.pipeline.searching import Evaluator, choose
+from bdcc.pipeline.searching import Evaluator, check_search, choose
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -102,6 +102,7 @@ def compile_model(
     layers = choose_layers(graph, options)
     preprocess = options.preprocess(graph)
     metric = options.metric or default_metric(graph)
+    check_search(graph, layers, options, metric=metric)
     top = TOP[metric]
     max_drop = DEFAULT_MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
     check_cluster(options.workers)
@@ -115,7 +116,7 @@ def compile_model(
             )
             warnings = (*warnings, *warn_of_repeats(material))
         workshop = Workshop(
-            folder=project.parent,
+            folder=project.parent / "candidates",
             name=options.name or model.stem,
             target=target,
             preprocess=preprocess,
@@ -188,8 +189,8 @@ def compile_model(
         with clock.stage("measure"):
             found = measure(project, search)
             drop = compare(search.float_ranks < top, found["ranks"] < top)
-            held = measure(project, holdout)["ranks"]
-            holdout_drop = compare(holdout.float_ranks < top, held < top)
+            held = measure(project, holdout)
+            holdout_drop = compare(holdout.float_ranks < top, held["ranks"] < top)
         report = make_report(
             plan,
             choice,
@@ -200,7 +201,7 @@ def compile_model(
             max_drop_pp=max_drop,
             decomposed=decomposed_percent,
             drops=(drop, holdout_drop),
-            nats=float(found["nats"].mean()),
+            nats=(float(found["nats"].mean()), float(held["nats"].mean())),
             code_bytes=code_bytes(library),
             warnings=warnings,
         )

@@ -20,7 +20,7 @@ from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
 
-PAPER_BASES = 4  # what `--bases auto` means to the paper's search
+PAPER_AUTO_BASES = 4  # what `--bases auto` means to the paper's search
 CONV_BASES = (1, 2, 3, 4, 5, 6)  # that the joint search chooses from
 DENSE_BASES = (1, 2, 3, 4)
 DENSE_BITS = 8
@@ -210,6 +210,11 @@ class Layers:
     dense_bits: Mapping[str, int]
 
     @property
+    def are_searched(self) -> bool:
+        """Whether any layer's bases or bits are left to a search."""
+        return bool(self.names) and None in (self.fixed_bases, self.fixed_bits)
+
+    @property
     def bases_choices(self) -> Mapping[str, tuple[int, ...]]:
         """By layer, for the joint search."""
         if self.fixed_bases is not None:
@@ -243,7 +248,7 @@ def choose_layers(graph: Graph, options: CompileOptions) -> Layers:
     convs = tuple(layer.name for layer in decomposed if isinstance(layer, Conv))
     order = tuple(layer.name for layer in decomposed)
     paper = options.search == "paper"
-    bases = (PAPER_BASES,) if options.bases == "auto" and paper else options.bases
+    bases = (PAPER_AUTO_BASES,) if options.bases == "auto" and paper else options.bases
     return Layers(
         names=order,
         convs=convs,

@@ -89,7 +89,7 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
     try:
         folder.chmod(0o755)  # mkdtemp's 0700 is for secrets
         with _marked(folder):
-            project = folder / output.name
+            project = folder / "project"  # no name of the user's beside bdcc's own
             project.mkdir()
             yield project
             check_output(output, force=force)  # it may have been filled meanwhile

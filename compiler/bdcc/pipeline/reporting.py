@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import bdcc
 from bdcc.approx.decompose import weight_error
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
-from bdcc.pipeline.options import PAPER_BASES, CompileOptions
+from bdcc.pipeline.options import PAPER_AUTO_BASES, CompileOptions
 from bdcc.pipeline.searching import Choice, estimate_drop
 from bdcc.report.report import Drop, LayerRow, Report, is_bound
 
@@ -29,16 +31,19 @@ def make_report(
     max_drop_pp: float,
     decomposed: float,
     drops: tuple[Drop, Drop],
-    nats: float,
+    nats: tuple[float, float],
     code_bytes: int | None,
     warnings: Sequence[str],
 ) -> Report:
-    """drops: on the search and on the holdout pictures; nats: divergence on the search pictures."""
+    """drops, nats: accuracy lost and divergence, on the search and on the holdout pictures."""
     graph = plan.model.graph
-    least_sure = drops[0].interval_pp[1] if options.strict else drops[0].drop_pp
-    estimated = None if options.data is not None else round(estimate_drop(least_sure, nats), 4)
-    if estimated is None and is_bound(choice.method, options.as_json()):
-        warnings = (*warnings, *_tolerance_warning(drops[0], max_drop_pp))
+    search, holdout = drops
+    if options.data is None:
+        search = _estimate(search, nats[0], strict=options.strict)
+        if options.holdout is None:  # pictures that were given can be measured
+            holdout = _estimate(holdout, nats[1])
+    elif is_bound(choice.method, options.as_json()):
+        warnings = (*warnings, *_tolerance_warning(search, max_drop_pp))
     return Report(
         bdcc_version=bdcc.__version__,
         fingerprint=f"{plan.fingerprint:016x}",
@@ -48,7 +53,7 @@ def make_report(
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),
         max_drop_pp=max_drop_pp,
-        met=(least_sure if estimated is None else estimated) <= max_drop_pp,
+        met=_missed_on(search, holdout, max_drop_pp, strict=options.strict) is None,
         warnings=tuple(warnings),
         notes=_notes(options, plan.name, material),
         layers=_layer_rows(plan, choice),
@@ -56,9 +61,8 @@ def make_report(
         metric=metric,
         decomposed=decomposed,
         predicted=choice.predicted,
-        estimated_drop_pp=estimated,
-        search_drop=drops[0],
-        holdout_drop=drops[1],
+        search_drop=search,
+        holdout_drop=holdout,
         calib_samples=len(material.calib),
         weight_bytes=plan.blob_bytes,
         float_weight_bytes=sum(
@@ -99,6 +103,23 @@ def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
     return tuple(rows)
 
 
+def _estimate(drop: Drop, nats: float, *, strict: bool = False) -> Drop:
+    """With what photographs will lose, for generated pictures."""
+    estimated = estimate_drop(drop.decisive_pp(strict=strict), nats)
+    return replace(drop, estimated_pp=round(estimated, 4))
+
+
+def _missed_on(
+    search: Drop, holdout: Drop, max_drop_pp: float, *, strict: bool
+) -> Literal["search", "holdout"] | None:
+    """The pictures that break the tolerance; only --strict looks at those of the holdout."""
+    if search.decisive_pp(strict=strict) > max_drop_pp:
+        return "search"
+    if strict and holdout.decisive_pp() > max_drop_pp:
+        return "holdout"
+    return None
+
+
 def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
     if max_drop_pp >= 2 * drop.error_pp:
         return ()
@@ -115,7 +136,7 @@ def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
 def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str, ...]:
     notes = []
     if options.search == "paper" and options.bases == "auto":
-        notes.append(f"--search paper takes --bases auto as {PAPER_BASES}")
+        notes.append(f"--search paper takes --bases auto as {PAPER_AUTO_BASES}")
     if options.name not in (None, name):
         notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
     held = [
@@ -140,30 +161,28 @@ def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str,
 
 
 def find_missed(report: Report, options: CompileOptions) -> str | None:
-    """Why the tolerance counts as missed (exit code 3), or None. --strict wants the holdout's drop
-    to keep it too.
-    """
-    drop, held = report.search_drop.drop_pp, report.holdout_drop.drop_pp
-    if not report.met and is_bound(report.search_method, options.as_json()):
-        best = ", ".join(
-            f"{row.name} {row.bases}/{row.q}" for row in report.layers if row.q is not None
-        )
-        drops = (
-            f"{drop:.2f}{_interval(report.search_drop, strict=options.strict)}"
-            if report.estimated_drop_pp is None
-            else f"{report.estimated_drop_pp:.2f} as estimated from how far its outputs diverge"
-        )
-        return (
-            f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
-            f"{drops} (B/Q: {best or 'all float'}); its project is in {options.output}"
-        )
-    if options.strict and held > report.max_drop_pp:
+    """Why the tolerance counts as missed (exit code 3), or None: where it binds, as report.met."""
+    search, holdout = report.search_drop, report.holdout_drop
+    missed = _missed_on(search, holdout, report.max_drop_pp, strict=options.strict)
+    if missed is None or not is_bound(report.search_method, options.as_json()):
+        return None
+    if missed == "holdout":
         return (
             f"the holdout pictures miss the tolerance of {report.max_drop_pp:g} points: they drop "
-            f"{held:.2f}; the project is in {options.output}"
+            f"{_amount(holdout, whose='the')}; the project is in {options.output}"
         )
-    return None
+    best = ", ".join(
+        f"{row.name} {row.bases}/{row.q}" for row in report.layers if row.q is not None
+    )
+    return (
+        f"the tolerance of {report.max_drop_pp:g} points is missed: the best found drops "
+        f"{_amount(search, whose='its', strict=options.strict)} (B/Q: {best or 'all float'}); its "
+        f"project is in {options.output}"
+    )
 
 
-def _interval(drop: Drop, *, strict: bool) -> str:
-    return f", at most {drop.interval_pp[1]:.2f} with 95 % confidence" if strict else ""
+def _amount(drop: Drop, *, whose: str, strict: bool = False) -> str:
+    if drop.estimated_pp is not None:
+        return f"{drop.estimated_pp:.2f} as estimated from how far {whose} outputs diverge"
+    upper = f", at most {drop.interval_pp[1]:.2f} with 95 % confidence" if strict else ""
+    return f"{drop.drop_pp:.2f}{upper}"

@@ -18,14 +18,22 @@ from bdcc.approx.model import DecomposedModel, QuantizedModel, TensorQuant
 from bdcc.approx.quantize import TensorStats, quantize_model
 from bdcc.approx.search import choose_paper, layer_drops, stack_paper
 from bdcc.approx.sensitivity import Sensitivity, measure_sensitivity
-from bdcc.approx.tables import Tables, measure_logits, measure_tables, plan_tables
+from bdcc.approx.tables import Tables, check_chain, measure_logits, measure_tables, plan_tables
 from bdcc.data.listing import I64
 from bdcc.data.pictures import Progress
+from bdcc.errors import OptionError
 from bdcc.ir.graph import Graph
 from bdcc.pipeline.cache import Arrays, Cache, emission_digest
 from bdcc.pipeline.costs import cost_of
 from bdcc.pipeline.decomposing import model_key
-from bdcc.pipeline.material import Judged, evaluation_workers, evenly, outcome_of
+from bdcc.pipeline.material import (
+    TOP,
+    Judged,
+    evaluation_workers,
+    evenly,
+    outcome_of,
+    outputs_of,
+)
 from bdcc.pipeline.models import Models
 from bdcc.pipeline.options import CompileOptions, Layers
 from bdcc.report.report import compare, percent
@@ -197,6 +205,25 @@ class Evaluator:
 
         key = (*self._key, models.key, setting, lowered, len(rows))
         return self._cache.arrays("lowered", *key, make=make)
+
+
+def check_search(graph: Graph, layers: Layers, options: CompileOptions, *, metric: str) -> None:
+    """Refuses, before anything is measured, a search that cannot be made: by a metric that nothing
+    fails, or the paper's on a graph with branches. Raises OptionError.
+    """
+    if not layers.are_searched:
+        return
+    outputs, top = outputs_of(graph), TOP[metric]
+    if outputs <= top:
+        other = "" if outputs == 1 else "Use --metric top1, or give"
+        raise OptionError(
+            f"{metric} takes a model of more than {top} output{'s' * (top > 1)} to search by, and "
+            f"this one has {outputs}: whatever it answers counts as right",
+            layer="--metric",
+            hint=f"{other or 'Give'} --bases and --q",
+        )
+    if options.search == "paper":
+        check_chain(graph)
 
 
 def estimate_drop(agreement_pp: float, nats: float) -> float:

@@ -17,12 +17,14 @@ from bdcc.data.preprocess import Preprocess
 from bdcc.errors import OptionError
 
 GOLDEN_PICTURES = 2
+Counts = tuple[tuple[str, int], ...]  # by name, in order of the names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workshop:
-    """folder: where projects are written, each in a folder of its own; the rest is the same for all
-    of them.
+    """folder: where projects are written, each in a folder of its own; written: those, by bits of
+    tensors and bases of layers (a layer may have a tensor's name); the rest is the same for all of
+    them.
     """
 
     folder: Path
@@ -33,7 +35,7 @@ class Workshop:
     seed: int
     flash_bytes: int | None
     ram_bytes: int | None
-    written: dict[tuple[tuple[str, int], ...], Path] = field(default_factory=dict)
+    written: dict[tuple[Counts, Counts], Path] = field(default_factory=dict)
 
     def plan(self, model: QuantizedModel) -> DeploymentPlan:
         """Raises OptionError if the weights or the arena take more than they may."""
@@ -68,15 +70,12 @@ class Workshop:
 
         Golden vectors are generated pictures: nobody's photographs are handed on with a project.
         """
-        choice = tuple(
-            sorted(
-                [(tensor, quant.bits) for tensor, quant in model.tensors.items()]
-                + [(name, one.bases) for name, one in model.decomposed.layers.items()]
-            )
-        )
+        bits = sorted((tensor, quant.bits) for tensor, quant in model.tensors.items())
+        bases = sorted((name, one.bases) for name, one in model.decomposed.layers.items())
+        choice = tuple(bits), tuple(bases)
         if choice not in self.written:
-            folder = self.folder / f"candidate{len(self.written)}"
-            folder.mkdir()
+            folder = self.folder / str(len(self.written))
+            folder.mkdir(parents=True)
             golden = generate_pictures(
                 GOLDEN_PICTURES,
                 shape=model.graph.shapes[model.graph.input],

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from bdcc.report.report import is_bound
+from bdcc.report.report import is_bound, predicted_loss
 from bdcc.report.text import JUDGES, many, size
 
 STYLE = """
@@ -35,12 +35,20 @@ def render_html(report: Mapping[str, Any]) -> str:
     title = html.escape(report["model"]["name"])
     met = "met" if report["met"] else '<span class="missed">missed</span>'
     share = 100 * sizes["weight_bytes"] / sizes["float_weight_bytes"]
+    loss = predicted_loss(report)
     facts = [
         ("judged by", f"{accuracy['metric']}, {JUDGES[accuracy['judge']]}"),
         ("float", f"{accuracy['float']:.2f} % on {accuracy['samples']} pictures"),
         ("decomposed", f"{accuracy['decomposed']:.2f} %"),
         *(
-            [("predicted", f"{accuracy['predicted']:.2f} %")]
+            [
+                (
+                    "predicted",
+                    f"{accuracy['predicted']:.2f} %"
+                    if loss is None
+                    else f"{loss:.2f} points lost on photographs",
+                )
+            ]
             if accuracy["predicted"] is not None
             else []
         ),

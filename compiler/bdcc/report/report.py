@@ -43,7 +43,8 @@ class LayerRow:
 class Drop:
     """Accuracy of the float model and of the built library on the same pictures, in per cent.
 
-    error_pp: standard error of the drop; interval_pp: its 95 % interval.
+    error_pp: standard error of the drop; interval_pp: its 95 % interval; estimated_pp: what
+    photographs will lose, where the pictures are generated and cannot tell.
     """
 
     samples: int
@@ -52,6 +53,15 @@ class Drop:
     drop_pp: float
     error_pp: float
     interval_pp: tuple[float, float]
+    estimated_pp: float | None = None
+
+    def decisive_pp(self, *, strict: bool = False) -> float:
+        """What a tolerance is held against: the estimate where there is one, else the drop, or the
+        upper end of its interval.
+        """
+        if self.estimated_pp is not None:
+            return self.estimated_pp
+        return self.interval_pp[1] if strict else self.drop_pp
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +70,7 @@ class Drop:
             "measured": self.measured,
             "drop_pp": self.drop_pp,
             "drop_interval_pp": list(self.interval_pp),
+            "estimated_drop_pp": self.estimated_pp,
         }
 
 
@@ -102,14 +113,26 @@ def is_bound(method: str, options: Mapping[str, Any]) -> bool:
     return options.get("max_drop_pp") is not None or bool(options.get("strict"))
 
 
+def predicted_loss(report: Mapping[str, Any]) -> float | None:
+    """Percentage points that photographs were predicted to lose, of a report.json object whose
+    measured accuracy is of generated pictures: the prediction is not on its scale then. None where
+    the two can be compared, or nothing was predicted. (The paper's search predicts on the pictures
+    that it has.)
+    """
+    accuracy = report["accuracy"]
+    if accuracy["judge"] != "generated" or report["search"]["method"] != "measured":
+        return None
+    return float(accuracy["float"] - accuracy["predicted"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """All of report.json. model_sha256: of the ONNX file; judge: labels, agreement or generated;
     accuracies in per cent.
 
-    decomposed: with the chosen weights and float activations; predicted: fixed before the choice
-    was measured, None where nothing was searched; estimated_drop_pp: what photographs will lose,
-    where there are none to measure it on. target, options, preprocess, search: JSON values.
+    met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
+    weights and float activations; predicted: fixed before the choice was measured, None where
+    nothing was searched. target, options, preprocess, search: JSON values.
     """
 
     bdcc_version: str
@@ -128,7 +151,6 @@ class Report:
     metric: str
     decomposed: float
     predicted: float | None
-    estimated_drop_pp: float | None
     search_drop: Drop
     holdout_drop: Drop
     calib_samples: int
@@ -163,7 +185,6 @@ class Report:
                 "float": search.pop("float"),
                 "decomposed": self.decomposed,
                 "predicted": self.predicted,
-                "estimated_drop_pp": self.estimated_drop_pp,
                 **search,
                 "calib_samples": self.calib_samples,
                 "holdout": self.holdout_drop.as_json(),

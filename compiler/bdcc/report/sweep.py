@@ -30,7 +30,7 @@ SERIES = {"fixed": "fixed Q", "paper": "paper's search", "bdcc": "bdcc"}
 
 def sweep_csv(sweep: Mapping[str, Any]) -> str:
     """One line per point. Values of several layers are joined by slashes; what there is not (D of
-    fixed bits, predictions where nothing was searched) is empty.
+    fixed bits, predictions where there are none for these pictures) is empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -65,6 +65,11 @@ def sweep_html(sweep: Mapping[str, Any]) -> str:
     body = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
+    star = (
+        "A star is what the search predicted before it measured. "
+        if any(point["predicted"] is not None for point in sweep["points"])
+        else ""
+    )
     lines = [*sweep["notes"], *(f"Warning: {line}" for line in sweep["warnings"])]
     return "\n".join(
         (
@@ -74,8 +79,7 @@ def sweep_html(sweep: Mapping[str, Any]) -> str:
             f"</head><body><h1>{title}</h1>",
             f"<p>{html.escape(_judged(sweep))} Times: medians of one inference of the emitted C, "
             f"one thread ({sweep['isa']}), over {sweep['turns']} turns in which every project ran "
-            "once. A star is what the search predicted before it measured; an open marker is a "
-            "tolerance that was missed.</p>",
+            f"once. {star}An open marker is a tolerance that was missed.</p>",
             draw_panel(sweep, "search"),
             draw_panel(sweep, "holdout"),
             f"<table><tr>{head}</tr>\n{body}</table>",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bdcc.report.report import is_bound
+from bdcc.report.report import is_bound, predicted_loss
 
 JUDGES = {
     "labels": "labels of the pictures",
@@ -81,7 +81,10 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         ("float model", f"{accuracy['float']:.2f} %  ({accuracy['samples']} pictures)"),
         ("decomposed", f"{accuracy['decomposed']:.2f} %  (weights only, float activations)"),
     ]
-    if accuracy["predicted"] is not None:
+    loss = predicted_loss(report)
+    if loss is not None:
+        rows.append(("predicted", f"photographs will lose {loss:.2f} points"))
+    elif accuracy["predicted"] is not None:
         rows.append(("predicted", f"{accuracy['predicted']:.2f} %"))
     if accuracy.get("estimated_drop_pp") is not None:
         rows.append(
