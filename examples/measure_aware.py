@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from bdcc.approx.chunks import ChunkRunner
-from bdcc.approx.sequence import SequenceDecomposer, observe
+from bdcc.approx.observe import observe
+from bdcc.approx.sequence import SequenceDecomposer
 from bdcc.approx.tables import measure_logits
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import open_cache

@@ -20,9 +20,10 @@ from bdcc.approx.evaluate import (
     prepare,
 )
 from bdcc.approx.model import DecomposedModel, Decomposition, QuantizedModel
+from bdcc.approx.observe import fit_range, observe
 from bdcc.approx.quantize import choose_range
 from bdcc.approx.sensitivity import divergence, log_probabilities
-from bdcc.approx.sequence import SequenceDecomposer, fit_range, observe
+from bdcc.approx.sequence import SequenceDecomposer
 from bdcc.ir.graph import Conv, Flatten, Graph, Node, Relu, make_graph
 
 FRESH = Noise(200, seeds=tuple(range(5000, 5200)))

@@ -2,8 +2,8 @@
 """Layer by layer through the network: each is decomposed on the inputs that it will really have.
 
 Two flows of the same pictures are compared: the float network's, of which samples are taken once
-(`observe`), and that of the network as it is decomposed and quantized so far. The target of a layer
-is its float output, so that it also makes up for what the layers before it did: its weights are
+(observe.py), and that of the network as it is decomposed and quantized so far. A layer's target is
+its float output, so that it also makes up for what the layers before it did: its weights are
 first replaced by their ridge regression onto the new inputs, then decomposed with the second
 moments of these (aware.py); the bias takes up what is left in the mean.
 """
@@ -11,9 +11,7 @@ moments of these (aware.py); the bias takes up what is left in the mean.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -24,7 +22,6 @@ from bdcc.approx.aware import AwareFit, FullMoments, Moments, SampleMoments, fit
 from bdcc.approx.decompose import decompose_filters
 from bdcc.approx.evaluate import (
     Network,
-    PictureSource,
     Progress,
     columns_at,
     fake_quantize,
@@ -32,43 +29,19 @@ from bdcc.approx.evaluate import (
     nhwc,
     one_blas_thread,
     ordered_weights,
-    prepare,
 )
 from bdcc.approx.model import U8, DecomposedModel, Decomposition, QuantizedModel, TensorQuant
-from bdcc.approx.quantize import RangeMode, RangeObserver, TensorStats, choose_range
-from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, WeightLayer, reads
+from bdcc.approx.observe import Observed, batches, fit_range, threads
+from bdcc.approx.quantize import RangeMode
+from bdcc.ir.graph import F32, Conv, Dense, Graph, WeightLayer, reads
 
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
-PICTURES = 16  # of one batch of a flow
 IN_MEMORY = 2 << 30  # bytes of one map of all calibration pictures
-ROWS = 48_000  # output pixels of a conv layer whose inputs make its second moments
-RANGE_ROWS = 4_000  # of them, those that ranges are fitted on
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of products of float32, relative to their size
 MOST_DAMPING = 1.0  # of the mean diagonal of the second moments
-WIDER = (0.9, 1.0, 1.1, 1.2, 1.3)  # steps that are tried, as parts of the one of least input error
 FILTERS = 1024  # that are fitted together
 TEMPLATES = 32  # filters that show how levels lie
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Observed:
-    """What the float network does on the calibration pictures.
-
-    spots: by conv layer, int64 [pictures, p], output pixels; outputs: by layer, float32 [rows, N],
-    its outputs there (of dense layers: all); inputs: by layer, float32 [groups, rows, K], what some
-    of these outputs see (of dense layers: all), K in the order (KH, KW, CI); stats: by the tensors
-    that weight layers read.
-    """
-
-    graph: Graph
-    pictures: PictureSource
-    network: Network
-    spots: Mapping[str, I64]
-    outputs: Mapping[str, F32]
-    inputs: Mapping[str, F32]
-    stats: Mapping[str, TensorStats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,100 +55,6 @@ class Problem:
     moments: tuple[Moments, ...]
     input_mean: F64
     output_mean: F64
-
-
-def observe(
-    graph: Graph,
-    pictures: PictureSource,
-    *,
-    seed: int = 0,
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> Observed:
-    """Run the float network over the calibration pictures, once."""
-    network = prepare(DecomposedModel(graph=graph, layers={}))
-    total, layers = len(pictures), graph.weight_layers
-    spots = {
-        layer.name: _draw_spots(graph, layer, total, [seed, index])
-        for index, layer in enumerate(layers)
-        if isinstance(layer, Conv)
-    }
-    some = max(1, -(-RANGE_ROWS // total))
-    observers = {layer.input: RangeObserver() for layer in layers}
-    outputs: dict[str, list[F32]] = {layer.name: [] for layer in layers}
-    inputs: dict[str, list[F32]] = {layer.name: [] for layer in layers}
-
-    def run(rows: range) -> tuple[dict[str, F32], dict[str, F32], dict[str, F32]]:
-        """The inputs of the weight layers, and samples of what they see and make."""
-        values = {graph.input: nhwc(pictures.batch(rows))}
-        whole, seen, made = {}, {}, {}
-        for nodes, layer in _segments(graph):
-            values = forward(network, nodes, values, {})
-            if layer is None:
-                break
-            whole[layer.input] = x = values[layer.input]
-            y = values[layer.output]
-            if isinstance(layer, Conv):
-                where = spots[layer.name][rows.start : rows.stop]
-                every = max(1, where.shape[1] // some)
-                seen[layer.name] = columns_at(graph, layer, x, where[:, ::every][:, :some])
-                y = np.take_along_axis(y.reshape(len(y), -1, y.shape[-1]), where[..., None], axis=1)
-                made[layer.name] = y.reshape(-1, y.shape[-1])
-            else:
-                seen[layer.name], made[layer.name] = x[None], y
-        return whole, seen, made
-
-    with _threads(workers) as pool:
-        batches = _batches(total)
-        for rows, (whole, seen, made) in zip(batches, pool.map(run, batches), strict=True):
-            for tensor, x in whole.items():
-                observers[tensor].observe(x)
-            for name in inputs:
-                inputs[name].append(seen[name])
-                outputs[name].append(made[name])
-            if progress:
-                progress("observe", rows.stop, total)
-    return Observed(
-        graph=graph,
-        pictures=pictures,
-        network=network,
-        spots=spots,
-        outputs={name: np.concatenate(parts) for name, parts in outputs.items()},
-        inputs={name: np.concatenate(parts, axis=1) for name, parts in inputs.items()},
-        stats={tensor: observer.stats() for tensor, observer in observers.items()},
-    )
-
-
-def fit_range(observed: Observed, tensor: str, *, bits: int, mode: RangeMode) -> TensorQuant:
-    """How to quantize a tensor; mode clip: so that the layers that read it come closest.
-
-    Of steps around the one of least error on the tensor itself, that which leaves most of these
-    layers' output explained (a gain and an offset per filter are free: decomposition has them).
-    """
-    start = choose_range(observed.stats[tensor], bits=bits, mode=mode)
-    readers = [layer for layer in observed.graph.weight_layers if layer.input == tensor]
-    if mode != "clip" or start.delta is None:
-        return start
-    choices = [replace(start, delta=np.float32(start.delta * factor)) for factor in WIDER]
-    with one_blas_thread():
-        losses = [
-            sum(_unexplained(observed, layer, choice) for layer in readers) for choice in choices
-        ]
-    return choices[int(np.argmin(losses))]
-
-
-def _unexplained(observed: Observed, layer: WeightLayer, quant: TensorQuant) -> float:
-    """Part of the layer's output variance that its quantized input no longer explains."""
-    lost = total = 0.0
-    for x, weight in zip(
-        observed.inputs[layer.name], observed.network.weights[layer.name], strict=True
-    ):
-        y, z = x @ weight, fake_quantize(x, quant) @ weight
-        y, z = y - y.mean(axis=0), z - z.mean(axis=0)
-        yy, yz, zz = (np.einsum("rn,rn->n", a, b) for a, b in ((y, y), (y, z), (z, z)))
-        lost += float((yy - yz**2 / np.where(zz > 0, zz, 1)).sum())
-        total += float(yy.sum())
-    return lost / total if total > 0 else 0.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -230,7 +109,7 @@ class SequenceDecomposer:
                 target, moments, levels=levels, rounds=rounds, sweeps=sweeps, uniform=self.uniform
             )
 
-        with _threads(self.workers) as pool:
+        with threads(self.workers) as pool:
             fits = list(pool.map(work, parts))
         one = Decomposition(
             coefficients=np.concatenate([fit.coefficients for fit in fits]),
@@ -293,7 +172,7 @@ class _Flow:
         self.observed, self.workers = observed, workers
         largest = max(int(np.prod(shape)) for shape in observed.graph.shapes.values())
         self._in_files = 4 * largest * len(observed.pictures) > IN_MEMORY
-        self._batches = _batches(len(observed.pictures))
+        self._batches = batches(len(observed.pictures))
         self._values: list[dict[str, F32]] | None = None
         self._done = 0
 
@@ -319,7 +198,7 @@ class _Flow:
                 if tensor in wanted
             }
 
-        with _threads(self.workers) as pool:
+        with threads(self.workers) as pool:
             self._values = list(pool.map(advance, range(len(self._batches))))
 
     def _keep(self, x: F32) -> F32:
@@ -372,7 +251,7 @@ def _conv_problem(
         mixed = [y[:, g].T @ seen[g] for g in range(groups)]
         return np.array(both), np.array(mixed), seen.sum(axis=1, dtype=np.float64)
 
-    with _threads(flow.workers) as pool:
+    with threads(flow.workers) as pool:
         for both, mixed, seen in pool.map(gather, flow.inputs(layer, quant)):
             second += both
             cross += mixed
@@ -429,7 +308,7 @@ def _dense_problem(
             target[:, moments.order] += moments.solve(gap.astype(np.float64)).astype(np.float32)
         return target
 
-    with _threads(flow.workers) as pool:
+    with threads(flow.workers) as pool:
         targets = list(pool.map(regress, range(0, weight.shape[1], FILTERS)))
     return Problem(
         layer=layer,
@@ -484,35 +363,3 @@ def _in_onnx_order(graph: Graph, layer: WeightLayer, signs: U8) -> U8:
             assert_never(layer)
     maps = signs.reshape(len(signs), *shape).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(maps).reshape(signs.shape)
-
-
-# --- flows --------------------------------------------------------------------------------
-
-
-def _segments(graph: Graph) -> Iterator[tuple[Sequence[Node], WeightLayer | None]]:
-    """The nodes up to each weight layer, with it; what follows the last one has None."""
-    start = 0
-    for index, node in enumerate(graph.nodes):
-        if isinstance(node, Conv | Dense):
-            yield graph.nodes[start : index + 1], node
-            start = index + 1
-    yield graph.nodes[start:], None
-
-
-def _draw_spots(graph: Graph, layer: Conv, pictures: int, seed: Sequence[int]) -> I64:
-    """int64 [pictures, p]: output pixels, different ones of each picture."""
-    _, height, width = graph.shapes[layer.output]
-    count = min(height * width, -(-ROWS // pictures))
-    draws = np.random.default_rng(seed)
-    drawn = [draws.choice(height * width, count, replace=False) for _ in range(pictures)]
-    return np.sort(np.array(drawn, np.int64), axis=1)
-
-
-def _batches(count: int) -> list[range]:
-    return [range(start, min(start + PICTURES, count)) for start in range(0, count, PICTURES)]
-
-
-@contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        yield pool

@@ -12,8 +12,9 @@ import numpy as np
 
 from bdcc.approx.joint import Setting
 from bdcc.approx.model import DecomposedModel, Decomposition, QuantizedModel, TensorQuant
+from bdcc.approx.observe import observe
 from bdcc.approx.quantize import TensorStats, choose_range, quantize_model
-from bdcc.approx.sequence import Problem, SequenceDecomposer, observe
+from bdcc.approx.sequence import Problem, SequenceDecomposer
 from bdcc.data.pictures import Pictures, Progress
 from bdcc.ir.graph import Graph, WeightLayer
 from bdcc.pipeline.cache import Cache
