@@ -100,8 +100,10 @@ class SequenceDecomposer:
             for start in range(0, len(target), FILTERS):
                 rows = slice(start, start + FILTERS)
                 parts.append((target[rows], moments, levels[rows]))
-        # More rounds of a dense layer take long and lessen its error by half a per cent.
-        rounds, sweeps = (1, 1) if isinstance(layer, Dense) else (3, 2)
+        if isinstance(layer, Dense):  # more take long and lessen its error by half a per cent
+            rounds, sweeps = 1, 1
+        else:  # the more levels there are, the longer they take to settle
+            rounds, sweeps = 3 if bases <= 3 else 16, 2
 
         def work(part: tuple[F32, Moments, F64]) -> AwareFit:
             target, moments, levels = part
