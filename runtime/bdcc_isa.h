@@ -1,18 +1,32 @@
 /* SPDX-License-Identifier: 0BSD
- * Instruction sets of x86-64 that are chosen at run time; everywhere else only the generic one exists. Each contains
- * those before it. */
+ * Instruction sets of x86-64 that are chosen at run time; everywhere else only the generic one exists. A wider
+ * one has a higher number. */
 #ifndef BDCC_ISA_H
 #define BDCC_ISA_H
 
 #include "bdcc_base.h"
 
-enum { BDCC_ISA_GENERIC = 0, BDCC_ISA_POPCNT = 1, BDCC_ISA_AVX2 = 2, BDCC_ISA_AVX512 = 3, BDCC_ISA_COUNT = 4 };
+#if BDCC_X86
+#include <cpuid.h>
+#endif
+
+enum {
+    BDCC_ISA_GENERIC = 0,
+    BDCC_ISA_POPCNT = 1,
+    BDCC_ISA_AVX2 = 2,
+    BDCC_ISA_AVXVNNI = 3,
+    BDCC_ISA_AVX512 = 4,
+    BDCC_ISA_COUNT = 5
+};
 
 /* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses. */
 #if BDCC_X86
-#define BDCC_TARGET_POPCNT __attribute__((target("popcnt")))
+#define BDCC_TARGET_POPCNT __attribute__((target("popcnt,ssse3,sse4.1")))
 #define BDCC_TARGET_AVX2 __attribute__((target("popcnt,avx2")))
-#define BDCC_TARGET_AVX512 __attribute__((target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
+#define BDCC_TARGET_AVXVNNI __attribute__((target("popcnt,avx2,avxvnni")))
+#define BDCC_TARGET_AVX512 \
+    __attribute__((        \
+        target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
 #endif
 
 BDCC_INLINE const char *bdcc_isa_name(int isa) {
@@ -20,6 +34,7 @@ BDCC_INLINE const char *bdcc_isa_name(int isa) {
     case BDCC_ISA_GENERIC: return "generic";
     case BDCC_ISA_POPCNT: return "popcnt";
     case BDCC_ISA_AVX2: return "avx2";
+    case BDCC_ISA_AVXVNNI: return "avxvnni";
     case BDCC_ISA_AVX512: return "avx512";
     default: return "unknown";
     }
@@ -35,27 +50,37 @@ BDCC_INLINE int bdcc_isa_from_name(const char *name) {
     return -1;
 }
 
-/* The widest instruction set that this CPU has and its operating system saves the registers of. */
-BDCC_INLINE int bdcc_isa_detect(void) {
+/* Whether this CPU has an instruction set and its operating system saves the registers of it. */
+BDCC_INLINE int bdcc_isa_usable(int isa) {
 #if BDCC_X86
+    unsigned a = 0, b = 0, c = 0, d = 0;
     __builtin_cpu_init(); /* not left to a constructor: this may itself be called from one */
-    if (!__builtin_cpu_supports("popcnt")) {
-        return BDCC_ISA_GENERIC;
+    switch (isa) {
+    case BDCC_ISA_GENERIC: return 1;
+    case BDCC_ISA_POPCNT:
+        return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1");
+    case BDCC_ISA_AVX2: return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2");
+    case BDCC_ISA_AVXVNNI: /* bit 4 of leaf 7.1: a name that not every compiler knows */
+        return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2") &&
+               __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1u);
+    case BDCC_ISA_AVX512:
+        return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2") &&
+               __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi") &&
+               __builtin_cpu_supports("avx512vnni");
+    default: return 0;
     }
-    if (!__builtin_cpu_supports("avx2")) {
-        return BDCC_ISA_POPCNT;
-    }
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
-        !__builtin_cpu_supports("avx512vpopcntdq")) {
-        return BDCC_ISA_AVX2;
-    }
-    return BDCC_ISA_AVX512;
 #else
-    return BDCC_ISA_GENERIC;
+    return isa == BDCC_ISA_GENERIC;
 #endif
 }
 
-BDCC_INLINE int bdcc_isa_usable(int isa) { return isa >= BDCC_ISA_GENERIC && isa <= bdcc_isa_detect(); }
+/* The widest instruction set that this CPU has. */
+BDCC_INLINE int bdcc_isa_detect(void) {
+    int isa = BDCC_ISA_COUNT - 1;
+    while (isa > BDCC_ISA_GENERIC && !bdcc_isa_usable(isa)) isa--;
+    return isa;
+}
 
 #endif

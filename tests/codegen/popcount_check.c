@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  * Runs the packing and the popcount kernels on the cases of a file and writes every y_int: popcount_check IN OUT.
  * Compiled with -D'PAIRS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte
- * too far. Without arguments: prints the widest instruction set of this machine. */
+ * too far. Without arguments: prints the instruction sets of this machine. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -21,7 +21,8 @@ typedef void kernel_fn(const bdcc_gemm_t *, const uint8_t *, const uint64_t *, c
 #define SELECT(BASES, BITS)                                                                    \
     {                                                                                          \
         bdcc_popcount_b##BASES##q##BITS##__generic, bdcc_popcount_b##BASES##q##BITS##__popcnt, \
-            bdcc_popcount_b##BASES##q##BITS##__avx2, bdcc_popcount_b##BASES##q##BITS##__avx512 \
+            bdcc_popcount_b##BASES##q##BITS##__avx2, bdcc_popcount_b##BASES##q##BITS##__avxvnni, \
+            bdcc_popcount_b##BASES##q##BITS##__avx512 \
     }
 #else
 #define SELECT(BASES, BITS) \
@@ -96,7 +97,9 @@ static void run(const case_t *c, FILE *in, FILE *out) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        printf("%s\n", bdcc_isa_name(bdcc_isa_detect()));
+        for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
+            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
+        }
         return bdcc_isa_from_name(bdcc_isa_name(bdcc_isa_detect())) == bdcc_isa_detect() ? 0 : 1;
     }
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");

@@ -15,9 +15,12 @@ import numpy as np
 
 import bdcc
 from bdcc.approx.model import save_oracle
+from bdcc.codegen.binary import FAMILIES
+from bdcc.codegen.bytedot import WIDE_BELOW
+from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.checksum import checksum
 from bdcc.codegen.golden import golden_vectors
-from bdcc.codegen.kernels import template_variables
+from bdcc.codegen.kernels import template_variables as popcount_variables
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.plan import (
     BLOB_FORMAT,
@@ -29,7 +32,7 @@ from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
-ISAS = ("generic", "popcnt", "avx2", "avx512")
+ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 
 
 def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
@@ -62,8 +65,8 @@ def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
     }
     if not variables["has_pixels"]:
         del texts["src/main.c"]
-    if plan.kernels:
-        texts["src/popcount_kernels.h"] = "popcount.h.j2"
+    for family in variables["families"]:
+        texts[f"src/{family}_kernels.h"] = f"{family}.h.j2"
     if variables["array_by_default"]:
         texts[f"src/{name}_weights_array.h"] = "array.h.j2"
     for target, template in texts.items():
@@ -157,7 +160,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "summary": summary,
         "isas": ISAS,
         "has_pixels": has_pixels,
-        "has_kernels": bool(plan.kernels),
+        "families": [family for family in FAMILIES if plan.binary_steps(family)],
         "order": plan.preprocess.rgb_index if plan.preprocess else (),
         "crop": plan.preprocess.crop if plan.preprocess else None,
         "fingerprint": f"{plan.fingerprint:016x}",
@@ -177,7 +180,20 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         ],
         "cflags": plan.target.cflags,
         "portable": int(plan.target.portable),
-        **template_variables(plan.kernels),
+        **_kernel_variables(plan),
+    }
+
+
+def _kernel_variables(plan: DeploymentPlan) -> dict[str, Any]:
+    """What the kernels of each family are made for."""
+    popcount, dot = plan.binary_steps("popcount"), plan.binary_steps("bytedot")
+    pairs = {(s.values["bases"], s.values["bits"]) for s in popcount}
+    return {
+        **popcount_variables(pairs),
+        **bytedot_variables(
+            {s.values["bases"] for s in dot if s.values["form"] != "vector"},
+            wide=any(s.values["flush"] < WIDE_BELOW for s in dot),
+        ),
     }
 
 
@@ -244,7 +260,6 @@ def _comment(step: Step) -> str:
 
     detail = ""
     if step.kind == "binary":
-        detail = (
-            f", {step.values['bases']} bases, {step.values['bits']} bits, {step.values['form']}"
-        )
+        v = step.values
+        detail = f", {v['family']}, {v['bases']} bases, {v['bits']} bits, {v['form']}"
     return f"{step.layer} ({step.kind}{detail}): {text(step.input)} -> {text(step.output)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Sizes and strides that a step's C function has as constants, and the int32 bound they imply."""
+"""Sizes that a step's C function has as constants, and the int32 bound they imply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bdcc.approx.model import Decomposition, TensorQuant
-from bdcc.codegen.memory import ALIGNMENT, round_up
 from bdcc.codegen.packing import Form, Packed, pack_filters, words_of
 from bdcc.errors import ModelError
 from bdcc.ir.graph import AveragePool, Dense, MaxPool, WeightLayer
@@ -37,59 +36,6 @@ def pool_geometry(
     }  # fmt: skip
 
 
-def gemm_geometry(
-    node: WeightLayer, packed: Packed, *, bits: int, source: MapShape, pixels: int
-) -> tuple[dict[str, Any], int, int]:
-    """Constants of one GEMM call, bytes of the bit planes, bytes of the row that is gathered
-    before packing.
-    """
-    channels, in_h, in_w = source
-    blocks, rows, words = packed.weights.shape[1:4]
-    gemm = {"pixels": pixels, "blocks": blocks, "rows": rows, "words": words}
-    if isinstance(node, Dense):
-        gemm |= {"pixel_stride": words * 8, "row_stride": 0, "plane_stride": words * 8}
-        return (
-            {"form": "vector", "gemm": tuple(gemm.items()), "k": channels * in_h * in_w},
-            words * 8 * bits,
-            0,
-        )
-    top, left, bottom, right = node.pads
-    shared: dict[str, Any] = {
-        "group_in": channels // node.groups,
-        "window": (
-            ("in_h", in_h), ("in_w", in_w),
-            ("in_c", channels), ("channels", channels // node.groups),
-            ("pad_top", top), ("pad_left", left), ("pad_bottom", bottom), ("pad_right", right),
-            ("kernel_h", node.kernel[0]), ("kernel_w", node.kernel[1]),
-            ("stride_h", node.strides[0]), ("stride_w", node.strides[1]),
-            ("dilation_h", node.dilations[0]), ("dilation_w", node.dilations[1]),
-        ),
-    }  # fmt: skip
-    if packed.form == "direct":
-        bytes_per_pixel = round_up(channels // node.groups, 8) // 8
-        line = (in_w + left + right) * bytes_per_pixel
-        plane = line * (in_h + top + bottom)
-        gemm |= {
-            "pixel_stride": node.strides[1] * bytes_per_pixel,
-            "row_stride": node.dilations[0] * line,
-            "plane_stride": plane,
-        }
-        shared |= {"form": "direct", "output_row_stride": node.strides[0] * line}
-        return shared | {"gemm": tuple(gemm.items())}, plane * bits, 0
-    gemm |= {"pixel_stride": words * 8, "row_stride": 0, "plane_stride": pixels * words * 8}
-    shared |= {"form": "gathered"}
-    return shared | {"gemm": tuple(gemm.items())}, pixels * words * 8 * bits, words * 64
-
-
-def scratch_areas(**sizes: int) -> dict[str, tuple[int, int]]:
-    """Lay scratch areas one behind the other: name -> (offset, bytes)."""
-    offset, areas = 0, {}
-    for name, size in sizes.items():
-        areas[name] = (offset, size)
-        offset += round_up(size, ALIGNMENT)
-    return areas
-
-
 def pack_layer(
     node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]
 ) -> Packed:
@@ -104,8 +50,13 @@ def pack_layer(
     return pack_filters(decomposition, kernel=kernel, groups=node.groups, form=form)
 
 
+def largest_weight(decomposition: Decomposition) -> int:
+    """The largest sum of |c| of a filter: no integer weight is above it."""
+    return int(np.abs(decomposition.coefficients.astype(np.int64)).sum(axis=1).max(initial=0))
+
+
 def check_int32(node: WeightLayer, decomposition: Decomposition, quant: TensorQuant) -> None:
-    largest = int(np.abs(decomposition.coefficients.astype(np.int64)).sum(axis=1).max(initial=0))
+    largest = largest_weight(decomposition)
     reduction = int(decomposition.signs.shape[1])
     if reduction * quant.top * largest >= 2**31:
         raise ModelError(

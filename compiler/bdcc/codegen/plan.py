@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bdcc.approx.model import QuantizedModel
+from bdcc.codegen.binary import Family
 from bdcc.codegen.memory import ALIGNMENT, Lifetime, place, round_up
 from bdcc.codegen.steps import Array, Step, StepBuilder, project_name
 from bdcc.codegen.targets import Target
@@ -53,8 +54,15 @@ class DeploymentPlan:
     arena_bytes: int
     sections: tuple[Section, ...]
     blob_bytes: int
-    kernels: tuple[tuple[int, int], ...]
     fingerprint: int
+
+    @property
+    def private_bytes(self) -> int:
+        """Scratch that each thread but the first brings along."""
+        return max(step.private_bytes for step in self.steps)
+
+    def binary_steps(self, family: Family) -> list[Step]:
+        return [s for s in self.steps if s.kind == "binary" and s.values["family"] == family]
 
     @property
     def outputs(self) -> int:
@@ -68,17 +76,15 @@ def make_plan(
     target: Target,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] = (),
+    families: Mapping[str, Family] | None = None,
 ) -> DeploymentPlan:
-    """Plan the C project of a model. Raises ModelError where a layer cannot be computed in
-    int32.
+    """Plan the C project of a model. families: of decomposed layers by name, popcount where none
+    is given. Raises ModelError where a layer cannot be computed in int32.
     """
-    builder = StepBuilder(model, preprocess)
+    builder = StepBuilder(model, preprocess, families or {})
     steps = builder.build()
     offsets, arena_bytes = place(_lifetimes(steps))
     sections, blob_bytes = _lay_out(builder.arrays)
-    kernels = tuple(
-        sorted({(s.values["bases"], s.values["bits"]) for s in steps if s.kind == "binary"})
-    )
     structure = json.dumps(
         [
             [
@@ -109,7 +115,6 @@ def make_plan(
         arena_bytes=arena_bytes,
         sections=sections,
         blob_bytes=blob_bytes,
-        kernels=kernels,
         fingerprint=int.from_bytes(hashlib.sha256(structure.encode()).digest()[:8], "little"),
     )
 

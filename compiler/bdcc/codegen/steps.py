@@ -15,14 +15,9 @@ import numpy.typing as npt
 
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
 from bdcc.approx.simulate import layer_constants
+from bdcc.codegen.binary import FAMILIES, Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
-from bdcc.codegen.geometry import (
-    check_int32,
-    gemm_geometry,
-    pack_layer,
-    pool_geometry,
-    scratch_areas,
-)
+from bdcc.codegen.geometry import check_int32, pack_layer, pool_geometry
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -81,7 +76,7 @@ class Step:
     """One C function. `tensor` is the graph tensor whose values it leaves in `output`; when those
     are codes, `quant` names
     the tensor whose range they were made with. `values` are the constants its template reads,
-    `sections` its weights."""
+    `sections` its weights; `private_bytes`, at the end of the scratch, each thread has its own."""
 
     kind: str
     name: str
@@ -91,6 +86,7 @@ class Step:
     input: Buffer | None
     output: Buffer | None
     scratch_bytes: int = 0
+    private_bytes: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
     sections: tuple[str, ...] = ()
 
@@ -104,8 +100,8 @@ def c_identifier(text: str) -> str:
 def project_name(text: str) -> str:
     """The prefix of a project's C names and files; never one that its own sources already have."""
     name = c_identifier(text)
-    taken = name in ("main", "selftest", "bin2c", "popcount_kernels") or name.startswith("bdcc_")
-    return f"{name}_model" if taken else name
+    ours = ("main", "selftest", "bin2c", *(f"{family}_kernels" for family in FAMILIES))
+    return f"{name}_model" if name in ours or name.startswith("bdcc_") else name
 
 
 # Kinds of step that write their output in one piece. The others can leave room between pixels.
@@ -117,8 +113,14 @@ class StepBuilder:
     make_plan.
     """
 
-    def __init__(self, model: QuantizedModel, preprocess: Preprocess | None) -> None:
+    def __init__(
+        self,
+        model: QuantizedModel,
+        preprocess: Preprocess | None,
+        families: Mapping[str, Family],
+    ) -> None:
         self.model = model
+        self.families = families
         self.graph: Graph = model.graph
         self.static = {t: q for t, q in model.tensors.items() if not q.dynamic}
         self.steps: list[Step] = []
@@ -454,8 +456,6 @@ class StepBuilder:
         relu, tensor = self._fused_relu(node)
         carried = self.carried[tensor]
         channels, in_h, in_w = self.graph.map_shape(node.input)
-        out_c, out_h, out_w = self.graph.map_shape(node.output)
-        groups = node.groups if isinstance(node, Conv) else 1
         check_int32(node, decomposition, quant)
         packed = pack_layer(node, decomposition, (channels, in_h, in_w))
         scale, bias, sums = layer_constants(decomposition, quant)
@@ -470,35 +470,19 @@ class StepBuilder:
             sections["sums"] = sums
         for part, array in sections.items():
             self.arrays[f"{node.name}.{part}"] = np.ascontiguousarray(array)
-        pixels = out_w if isinstance(node, Conv) else 1
-        blocks = packed.weights.shape[1]
-        values, planes_bytes, row_bytes = gemm_geometry(
-            node, packed, bits=quant.bits, source=(channels, in_h, in_w), pixels=pixels
-        )
-        areas = scratch_areas(
-            planes=planes_bytes + 64,
-            row=row_bytes,
-            sums=pixels * blocks * 8 * 4,
-            codes=channels * in_h * in_w if quant.dynamic else 0,
-            scale=out_c * 4 if quant.dynamic else 0,
-            bias=out_c * 4 if quant.dynamic else 0,
+        values, scratch = plan_binary(
+            node,
+            packed,
+            decomposition,
+            quant,
+            family=self.families.get(node.name, "popcount"),
+            source=(channels, in_h, in_w),
+            output=self.graph.map_shape(node.output),
         )
         values |= {
-            "bases": decomposition.bases,
-            "bits": quant.bits,
-            "dynamic": quant.dynamic,
             "source": None if quant.dynamic else _quant_values(quant),
             "quant": _quant_values(self.static[carried]) if carried else None,
             "relu": int(relu),
-            "out_h": out_h if isinstance(node, Conv) else 1,
-            "out_channels": out_c,
-            "group_channels": out_c // groups,
-            "sums_stride": blocks * 8,
-            "groups": groups,
-            "count": channels * in_h * in_w,
-            "areas": {name: start for name, (start, _) in areas.items()},
-            "weight_stride": int(np.prod(packed.weights.shape[1:])),
-            "coefficient_stride": int(np.prod(packed.coefficients.shape[1:])),
         }
         self._step(
             "binary",
@@ -506,7 +490,8 @@ class StepBuilder:
             tensor=tensor,
             quant=carried,
             source=self.floats[node.input] if quant.dynamic else self.codes[node.input],
-            scratch_bytes=max(start + size for start, size in areas.values()),
+            scratch_bytes=scratch.shared_bytes + scratch.private_bytes,
+            private_bytes=scratch.private_bytes,
             values=values,
             sections=tuple(f"{node.name}.{part}" for part in sections),
         )

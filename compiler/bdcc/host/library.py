@@ -23,7 +23,7 @@ from bdcc.ir.graph import F32
 
 U8 = npt.NDArray[np.uint8]
 
-ISAS = ("generic", "popcnt", "avx2", "avx512")  # runtime/bdcc_isa.h; each contains those before it
+ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")  # as in runtime/bdcc_isa.h
 E_ISA = 8
 GUARD_BYTES = 64  # behind the arena: nobody may write there
 GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes large

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: 0BSD
+"""The numbers behind templates/bytedot.h.j2: register tiles, and how long int16 sums last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNIT = 4  # filter blocks that are expanded together: 32 filters, four 512-bit registers
+WIDE_BELOW = 2  # of the flush interval: then int16 products in pairs are no slower, and always fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Register tiles of so many vectors of weights, for so many pixels: most first, 1 last."""
+
+    vectors: int
+    pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How an instruction set multiplies. bytes: of a vector; type, prefix, dot, per_half: its C
+    names; kind: "dot" (products of bytes into int32) or "madd" (pairs into int16).
+    """
+
+    kind: str
+    bytes: int
+    type: str
+    prefix: str
+    per_half: str
+    dot: str
+    shapes: tuple[Shape, ...]
+
+
+def _tiling(kind: str, size: int, shapes: tuple[Shape, ...], dot: str = "") -> Tiling:
+    bits = size * 8
+    return Tiling(
+        kind=kind,
+        bytes=size,
+        type=f"__m{bits}i",
+        prefix="_mm" if size == 16 else f"_mm{bits}",
+        per_half={16: "", 32: "_mm256_broadcastsi128_si256", 64: "_mm512_broadcast_i32x4"}[size],
+        dot=dot,
+        shapes=shapes,
+    )
+
+
+# Accumulators and weights fill the registers: 16, of AVX-512 32.
+TILINGS: Mapping[str, Tiling] = {
+    "popcnt": _tiling("madd", 16, (Shape(vectors=2, pixels=(4, 1)),)),
+    "avx2": _tiling("madd", 32, (Shape(vectors=2, pixels=(4, 1)),)),
+    "avxvnni": _tiling("dot", 32, (Shape(vectors=2, pixels=(6, 3, 1)),), "_mm256_dpbusd_avx_epi32"),
+    "avx512": _tiling(
+        "dot",
+        64,
+        (
+            Shape(vectors=4, pixels=(6, 3, 1)),
+            Shape(vectors=3, pixels=(8, 3, 1)),
+            Shape(vectors=2, pixels=(8, 3, 1)),
+            Shape(vectors=1, pixels=(8, 3, 1)),
+        ),
+        "_mm512_dpbusd_epi32",
+    ),
+}
+
+
+def flush_interval(bits: int, largest: int) -> int:
+    """Steps whose products of a pair of positions an int16 holds; largest: sum of |c| of a filter,
+    the largest of the layer.
+    """
+    return int((2**15 - 1) // (2 * (2**bits - 1) * max(largest, 1)))
+
+
+def expanded_bytes(rows: int, run_bytes: int) -> int:
+    """int8 weights of one unit."""
+    return rows * run_bytes * 8 * UNIT
+
+
+def template_variables(bases: Iterable[int], *, wide: bool) -> dict[str, Any]:
+    """What templates/bytedot.h.j2 is rendered with. wide: whether a layer's flush interval is
+    below WIDE_BELOW.
+    """
+    return {
+        "bytedot_bases": tuple(sorted(set(bases))),
+        "tiles": TILINGS,
+        "unit": UNIT,
+        "wide": wide,
+        "wide_below": WIDE_BELOW,
+    }
