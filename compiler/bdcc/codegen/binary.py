@@ -15,6 +15,7 @@ from typing import Any, Literal, assert_never
 import numpy as np
 
 from bdcc.approx.model import Decomposition, TensorQuant
+from bdcc.codegen import lut
 from bdcc.codegen.bytedot import UNIT, expanded_bytes, flush_interval
 from bdcc.codegen.geometry import MapShape, largest_weight
 from bdcc.codegen.memory import ALIGNMENT, round_up
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = ("popcount", "lut", "bytedot")
 
 OVERRUN = 64  # bytes behind an area that a kernel may read, never use
 CHUNK_PIXELS = 48  # whose sums are made before they become codes: whole tiles, and few
+LUT_SUMS = 48 * 1024  # sums of table look-ups: a unit's filters times pixels at a time
 GATHERED_BYTES = 256 * 1024  # of gathered codes at a time: they are read once for each unit
 
 
@@ -102,7 +104,9 @@ def plan_binary(
                 conv, packed, decomposition, quant, source=source, output=(out_c, out_h, out_w)
             )
         case "lut":
-            raise NotImplementedError
+            more, shared, private = _lut(
+                conv, packed, quant, source=source, output=(out_c, out_h, out_w)
+            )
         case _:
             assert_never(family)
     at, shared_bytes = _areas(**dynamic, **shared)
@@ -173,29 +177,21 @@ def _popcount(
     return {"gemm": tuple(gemm.items())}, {}, planes | {"row": words * 64} | sums
 
 
-def _bytedot(
-    conv: Conv | None,
-    packed: Packed,
-    decomposition: Decomposition,
-    quant: TensorQuant,
-    *,
-    source: MapShape,
-    output: MapShape,
-) -> Parts:
-    """Codes as bytes; some filter blocks are expanded to int8, then meet all pixels."""
+def _bytes(
+    conv: Conv | None, packed: Packed, quant: TensorQuant, *, source: MapShape, output: MapShape
+) -> tuple[dict[str, Any], int]:
+    """Codes as bytes: constants, and the bytes of the area they are laid out in (0: as they are)."""
     channels, in_h, in_w = source
     _, out_h, out_w = output
     blocks, rows, words = packed.weights.shape[1:4]
-    flush = flush_interval(quant.bits, largest_weight(decomposition))
-    if conv is None:
-        filled = words * 64  # a kernel reads whole words, and zeros behind the last code
-        whole = filled == channels * in_h * in_w and not quant.dynamic
-        constants = {"flush": flush, "whole": whole, "filled": filled}
-        return constants, {"x": 0 if whole else filled}, {"sums": blocks * LANES * 4}
     view = {"pixels": out_h * out_w, "out_w": out_w, "blocks": blocks, "rows": rows, "words": words}
-    group_in = channels // conv.groups
-    if packed.form == "direct":
-        padded = _padded(conv, source, pixel=round_up(group_in, 8))
+    lines, map_rows, whole = out_h, 0, True
+    if conv is None:
+        run_bytes = group_bytes = channels * in_h * in_w
+        view |= {"taps": 1, "tap_bytes": run_bytes}
+        view |= {"pixel_stride": 0, "row_stride": 0, "line_stride": 0}
+    elif packed.form == "direct":
+        padded = _padded(conv, source, pixel=round_up(channels // conv.groups, 8))
         run_bytes = conv.kernel[1] * padded.pixel
         view |= {
             "taps": conv.kernel[1],
@@ -204,10 +200,10 @@ def _bytedot(
             "row_stride": conv.dilations[0] * padded.line,
             "line_stride": conv.strides[0] * padded.line,
         }
-        whole = not any(conv.pads) and padded.pixel == channels and not quant.dynamic
-        group_bytes, lines = padded.bytes, out_h
+        whole = not any(conv.pads) and padded.pixel == channels
+        group_bytes, map_rows = padded.bytes, padded.rows
     else:
-        run_bytes = round_up(group_in * conv.kernel[0] * conv.kernel[1], 8)
+        run_bytes = round_up(channels // conv.groups * conv.kernel[0] * conv.kernel[1], 8)
         view |= {
             "taps": 1,
             "tap_bytes": run_bytes,
@@ -218,21 +214,71 @@ def _bytedot(
         whole = False
         lines = max(1, min(out_h, GATHERED_BYTES // (out_w * run_bytes)))
         group_bytes = lines * out_w * run_bytes
-    view["flush"] = flush
     constants = {
         "view": tuple(view.items()),
-        "flush": flush,
         "whole": whole,
         "lines": lines,
-        "map_rows": 0 if packed.form != "direct" else padded.rows,
+        "map_rows": map_rows,
         "run_bytes": run_bytes,
         "group_bytes": group_bytes,
+    }
+    groups = conv.groups if conv else 1
+    return constants, 0 if whole else groups * group_bytes + OVERRUN
+
+
+def _bytedot(
+    conv: Conv | None,
+    packed: Packed,
+    decomposition: Decomposition,
+    quant: TensorQuant,
+    *,
+    source: MapShape,
+    output: MapShape,
+) -> Parts:
+    """Some filter blocks are expanded to int8, then meet all pixels; a dense layer's in registers."""
+    blocks, rows, words = packed.weights.shape[1:4]
+    flush = flush_interval(quant.bits, largest_weight(decomposition))
+    if conv is None:
+        k = source[0] * source[1] * source[2]
+        filled = words * 64  # a kernel reads whole words, and zeros behind the last code
+        constants: dict[str, Any] = {"flush": flush, "whole": filled == k, "filled": filled}
+        return (
+            constants,
+            {"x": 0 if filled == k else filled},
+            {"sums": blocks * LANES * 4, "scratch": filled},
+        )
+    constants, x_bytes = _bytes(conv, packed, quant, source=source, output=output)
+    constants["view"] += (("flush", flush),)
+    constants |= {
+        "flush": flush,
         "units": -(-blocks // UNIT),
+        "unit_filters": UNIT * LANES,
         "chunk": CHUNK_PIXELS,
     }
-    shared = {"x": 0 if whole else conv.groups * group_bytes + OVERRUN}
     private = {
-        "expanded": expanded_bytes(rows, run_bytes),
+        "expanded": expanded_bytes(rows, constants["run_bytes"]),
         "sums": CHUNK_PIXELS * UNIT * LANES * 4,
     }
-    return constants, shared, private
+    return constants, {"x": x_bytes}, private
+
+
+def _lut(
+    conv: Conv | None, packed: Packed, quant: TensorQuant, *, source: MapShape, output: MapShape
+) -> Parts:
+    """Tables of what a few codes can add up to; some filters look up all pixels' sums in them."""
+    rows = packed.weights.shape[2]
+    bases = packed.weights.shape[4]
+    constants, x_bytes = _bytes(conv, packed, quant, source=source, output=output)
+    view = dict(constants["view"])
+    taps, tap_bytes = view["taps"], view["tap_bytes"]
+    cells = constants["group_bytes"] // tap_bytes
+    table_bytes = round_up(
+        lut.table_bytes(bits=quant.bits, cells=cells, tap_bytes=tap_bytes), ALIGNMENT
+    )
+    constants |= {"table_bytes": table_bytes, "cells": cells, "sums": LUT_SUMS}
+    private = {
+        "lut": lut.scratch_bytes(bases=bases, rows=rows, taps=taps, tap_bytes=tap_bytes),
+        "sums": LUT_SUMS * 4,
+    }
+    groups = conv.groups if conv else 1
+    return constants, {"x": x_bytes, "tables": groups * table_bytes}, private

@@ -15,12 +15,13 @@ import numpy as np
 
 import bdcc
 from bdcc.approx.model import save_oracle
-from bdcc.codegen.binary import FAMILIES
+from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.bytedot import WIDE_BELOW
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.checksum import checksum
 from bdcc.codegen.golden import golden_vectors
 from bdcc.codegen.kernels import template_variables as popcount_variables
+from bdcc.codegen.lut import template_variables as lut_variables
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.plan import (
     BLOB_FORMAT,
@@ -65,12 +66,13 @@ def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
     }
     if not variables["has_pixels"]:
         del texts["src/main.c"]
-    for family in variables["families"]:
-        texts[f"src/{family}_kernels.h"] = f"{family}.h.j2"
     if variables["array_by_default"]:
         texts[f"src/{name}_weights_array.h"] = "array.h.j2"
     for target, template in texts.items():
         (folder / target).write_text(render(template), encoding="utf-8")
+    for family, numbers in _kernels(plan).items():
+        text = _renderer(numbers)(f"{family}.h.j2")
+        (folder / "src" / f"{family}_kernels.h").write_text(text, encoding="utf-8")
     (folder / "weights" / f"{name}.bin").write_bytes(blob)
     save_oracle(plan.model, folder / "host" / "oracle.npz")
     steps = describe_steps(plan)
@@ -118,9 +120,6 @@ def _renderer(variables: dict[str, Any]) -> Callable[[str], str]:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    variables["resize"] = (
-        environment.get_template("resize.c.j2").render(variables) if variables["has_pixels"] else ""
-    )
     return lambda template: environment.get_template(template).render(variables)
 
 
@@ -160,7 +159,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "summary": summary,
         "isas": ISAS,
         "has_pixels": has_pixels,
-        "families": [family for family in FAMILIES if plan.binary_steps(family)],
+        "families": list(_kernels(plan)),
         "order": plan.preprocess.rgb_index if plan.preprocess else (),
         "crop": plan.preprocess.crop if plan.preprocess else None,
         "fingerprint": f"{plan.fingerprint:016x}",
@@ -180,21 +179,25 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         ],
         "cflags": plan.target.cflags,
         "portable": int(plan.target.portable),
-        **_kernel_variables(plan),
     }
 
 
-def _kernel_variables(plan: DeploymentPlan) -> dict[str, Any]:
-    """What the kernels of each family are made for."""
-    popcount, dot = plan.binary_steps("popcount"), plan.binary_steps("bytedot")
-    pairs = {(s.values["bases"], s.values["bits"]) for s in popcount}
-    return {
-        **popcount_variables(pairs),
-        **bytedot_variables(
-            {s.values["bases"] for s in dot if s.values["form"] != "vector"},
-            wide=any(s.values["flush"] < WIDE_BELOW for s in dot),
+def _kernels(plan: DeploymentPlan) -> dict[str, dict[str, Any]]:
+    """Of each family that the project has: what its template is rendered with."""
+    steps = {family: plan.binary_steps(family) for family in FAMILIES}
+    pairs = {
+        family: {(s.values["bases"], s.values["bits"]) for s in steps[family]}
+        for family in FAMILIES
+    }
+    variables: dict[Family, dict[str, Any]] = {
+        "popcount": popcount_variables(pairs["popcount"]),
+        "lut": lut_variables(pairs["lut"]),
+        "bytedot": bytedot_variables(
+            {s.values["bases"] for s in steps["bytedot"] if s.values["form"] != "vector"},
+            wide=any(s.values["flush"] < WIDE_BELOW for s in steps["bytedot"]),
         ),
     }
+    return {family: variables[family] for family in FAMILIES if steps[family]}
 
 
 def _labels(plan: DeploymentPlan) -> list[str]:
