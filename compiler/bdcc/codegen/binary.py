@@ -180,7 +180,7 @@ def _popcount(
 def _bytes(
     conv: Conv | None, packed: Packed, quant: TensorQuant, *, source: MapShape, output: MapShape
 ) -> tuple[dict[str, Any], int]:
-    """Codes as bytes: constants, and the bytes of the area they are laid out in (0: as they are)."""
+    """Codes as bytes: constants, and bytes of the area they are laid out in (0: as they are)."""
     channels, in_h, in_w = source
     _, out_h, out_w = output
     blocks, rows, words = packed.weights.shape[1:4]
@@ -235,7 +235,7 @@ def _bytedot(
     source: MapShape,
     output: MapShape,
 ) -> Parts:
-    """Some filter blocks are expanded to int8, then meet all pixels; a dense layer's in registers."""
+    """Filter blocks are expanded to int8, then meet all pixels; a dense layer's in registers."""
     blocks, rows, words = packed.weights.shape[1:4]
     flush = flush_interval(quant.bits, largest_weight(decomposition))
     if conv is None:
