@@ -76,9 +76,9 @@ BDCC_INLINE int bdcc_isa_usable(int isa) {
 #endif
 }
 
-/* The widest instruction set that this CPU has. */
-BDCC_INLINE int bdcc_isa_detect(void) {
-    int isa = BDCC_ISA_COUNT - 1;
+/* The widest instruction set that this CPU has, `widest` at most. */
+BDCC_INLINE int bdcc_isa_detect(int widest) {
+    int isa = widest;
     while (isa > BDCC_ISA_GENERIC && !bdcc_isa_usable(isa)) isa--;
     return isa;
 }

@@ -94,7 +94,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        printf("%s\n", bdcc_isa_name(bdcc_isa_detect()));
+        printf("%s\n", bdcc_isa_name(bdcc_isa_detect(BDCC_ISA_COUNT - 1)));
         return 0;
     }
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");

@@ -100,7 +100,7 @@ int main(int argc, char **argv) {
         for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
             if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
         }
-        return bdcc_isa_from_name(bdcc_isa_name(bdcc_isa_detect())) == bdcc_isa_detect() ? 0 : 1;
+        return bdcc_isa_from_name(bdcc_isa_name(bdcc_isa_detect(BDCC_ISA_COUNT - 1))) == bdcc_isa_detect(BDCC_ISA_COUNT - 1) ? 0 : 1;
     }
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
     if (!in || !out) return 2;

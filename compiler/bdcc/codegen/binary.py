@@ -245,7 +245,7 @@ def _bytedot(
         return (
             constants,
             {"x": 0 if filled == k else filled},
-            {"sums": blocks * LANES * 4, "scratch": filled},
+            {"sums": blocks * LANES * 4},
         )
     constants, x_bytes = _bytes(conv, packed, quant, source=source, output=output)
     constants["view"] += (("flush", flush),)

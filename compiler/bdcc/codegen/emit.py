@@ -15,10 +15,11 @@ import numpy as np
 
 import bdcc
 from bdcc.approx.model import save_oracle
-from bdcc.codegen.binary import FAMILIES, Family
+from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.bytedot import WIDE_BELOW
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.checksum import checksum
+from bdcc.codegen.dense import template_variables as dense_variables
 from bdcc.codegen.golden import golden_vectors
 from bdcc.codegen.kernels import template_variables as popcount_variables
 from bdcc.codegen.lut import template_variables as lut_variables
@@ -33,7 +34,6 @@ from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 
 
 def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
@@ -42,6 +42,14 @@ def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
     pictures: float32 [n, C, H, W], preprocessed; they become the golden vectors that `selftest`
     runs.
     """
+    emit_sources(plan, folder)
+    save_oracle(plan.model, folder / "host" / "oracle.npz")
+    steps = describe_steps(plan)
+    (folder / "host" / "golden.bin").write_bytes(golden_vectors(plan.model, steps, pictures))
+
+
+def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
+    """Write what is built and loaded: everything but the golden vectors and the oracle."""
     name, blob = plan.name, _blob(plan)
     variables = _variables(plan, blob)
     render = _renderer(variables)
@@ -70,13 +78,10 @@ def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
         texts[f"src/{name}_weights_array.h"] = "array.h.j2"
     for target, template in texts.items():
         (folder / target).write_text(render(template), encoding="utf-8")
-    for family, numbers in _kernels(plan).items():
-        text = _renderer(numbers)(f"{family}.h.j2")
-        (folder / "src" / f"{family}_kernels.h").write_text(text, encoding="utf-8")
+    for kernels, numbers in _kernels(plan).items():
+        text = _renderer(numbers)(f"{kernels}.h.j2")
+        (folder / "src" / f"{kernels}_kernels.h").write_text(text, encoding="utf-8")
     (folder / "weights" / f"{name}.bin").write_bytes(blob)
-    save_oracle(plan.model, folder / "host" / "oracle.npz")
-    steps = describe_steps(plan)
-    (folder / "host" / "golden.bin").write_bytes(golden_vectors(plan.model, steps, pictures))
     project = {
         "name": name,
         "input": list(plan.model.graph.shapes[plan.model.graph.input]),
@@ -84,7 +89,7 @@ def emit(plan: DeploymentPlan, folder: Path, *, pictures: F32) -> None:
         "arena_bytes": plan.arena_bytes,
         "weight_bytes": len(blob),
         "fingerprint": f"{plan.fingerprint:016x}",
-        "steps": steps,
+        "steps": describe_steps(plan),
     }
     (folder / "host" / "project.json").write_text(json.dumps(project, indent=1) + "\n")
 
@@ -157,9 +162,9 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "arena_align": ALIGNMENT,
         "abi": zlib.crc32(interface.encode()) & 0x7FFFFFFF,
         "summary": summary,
-        "isas": ISAS,
+        "isas": plan.target.isas,
         "has_pixels": has_pixels,
-        "families": list(_kernels(plan)),
+        "kernels": list(_kernels(plan)),
         "order": plan.preprocess.rgb_index if plan.preprocess else (),
         "crop": plan.preprocess.crop if plan.preprocess else None,
         "fingerprint": f"{plan.fingerprint:016x}",
@@ -183,21 +188,29 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
 
 
 def _kernels(plan: DeploymentPlan) -> dict[str, dict[str, Any]]:
-    """Of each family that the project has: what its template is rendered with."""
+    """Templates of the kernels that the project has, and what each is rendered with."""
     steps = {family: plan.binary_steps(family) for family in FAMILIES}
-    pairs = {
-        family: {(s.values["bases"], s.values["bits"]) for s in steps[family]}
-        for family in FAMILIES
-    }
-    variables: dict[Family, dict[str, Any]] = {
-        "popcount": popcount_variables(pairs["popcount"]),
-        "lut": lut_variables(pairs["lut"]),
-        "bytedot": bytedot_variables(
-            {s.values["bases"] for s in steps["bytedot"] if s.values["form"] != "vector"},
-            wide=any(s.values["flush"] < WIDE_BELOW for s in steps["bytedot"]),
-        ),
-    }
-    return {family: variables[family] for family in FAMILIES if steps[family]}
+    dense, convs = (
+        [s for s in steps["bytedot"] if (s.values["form"] == "vector") == vector]
+        for vector in (True, False)
+    )
+
+    def pairs(of: list[Step]) -> set[tuple[int, int]]:
+        return {(s.values["bases"], s.values["bits"]) for s in of}
+
+    found: dict[str, dict[str, Any]] = {}
+    if steps["popcount"]:
+        found["popcount"] = popcount_variables(pairs(steps["popcount"]))
+    if steps["lut"]:
+        found["lut"] = lut_variables(pairs(steps["lut"]))
+    if convs:
+        found["bytedot"] = bytedot_variables(
+            {s.values["bases"] for s in convs},
+            wide=any(s.values["flush"] < WIDE_BELOW for s in convs),
+        )
+    if dense:
+        found["bytedot_dense"] = dense_variables(pairs(dense))
+    return found
 
 
 def _labels(plan: DeploymentPlan) -> list[str]:

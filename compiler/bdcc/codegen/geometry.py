@@ -10,7 +10,7 @@ import numpy as np
 from bdcc.approx.model import Decomposition, TensorQuant
 from bdcc.codegen.packing import Form, Packed, pack_filters, words_of
 from bdcc.errors import ModelError
-from bdcc.ir.graph import AveragePool, Dense, MaxPool, WeightLayer
+from bdcc.ir.graph import AveragePool, Conv, Dense, MaxPool, WeightLayer
 
 MapShape = tuple[int, int, int]  # channels, height, width
 
@@ -39,15 +39,18 @@ def pool_geometry(
 def pack_layer(
     node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]
 ) -> Packed:
-    """Weights of all groups in the form that needs fewer words; direct wins while it costs at most
-    15 % more.
-    """
+    """Weights of all groups, in their form."""
     if isinstance(node, Dense):
         return pack_filters(decomposition, kernel=map_shape, groups=1, form="vector")
     kernel = (int(node.weight.shape[1]), *node.kernel)
+    return pack_filters(decomposition, kernel=kernel, groups=node.groups, form=form_of(node))
+
+
+def form_of(node: Conv) -> Form:
+    """The form that needs fewer words; direct while it costs at most 15 % more."""
+    kernel = (int(node.weight.shape[1]), *node.kernel)
     direct, gathered = (words_of(kernel, form) for form in ("direct", "gathered"))
-    form: Form = "direct" if node.dilations[1] == 1 and direct <= 1.15 * gathered else "gathered"
-    return pack_filters(decomposition, kernel=kernel, groups=node.groups, form=form)
+    return "direct" if node.dilations[1] == 1 and direct <= 1.15 * gathered else "gathered"
 
 
 def largest_weight(decomposition: Decomposition) -> int:

@@ -100,7 +100,7 @@ def c_identifier(text: str) -> str:
 def project_name(text: str) -> str:
     """The prefix of a project's C names and files; never one that its own sources already have."""
     name = c_identifier(text)
-    ours = ("main", "selftest", "bin2c", *(f"{family}_kernels" for family in FAMILIES))
+    ours = ("main", "selftest", "bin2c", "bytedot_dense_kernels", *(f"{family}_kernels" for family in FAMILIES))
     return f"{name}_model" if name in ours or name.startswith("bdcc_") else name
 
 

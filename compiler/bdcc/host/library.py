@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.codegen.memory import ALIGNMENT
+from bdcc.codegen.targets import ISAS
 from bdcc.errors import DataError, MismatchError, OptionError
 from bdcc.host.build import build
 from bdcc.host.facts import ProjectFacts, read_facts
@@ -23,7 +24,6 @@ from bdcc.ir.graph import F32
 
 U8 = npt.NDArray[np.uint8]
 
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")  # as in runtime/bdcc_isa.h
 E_ISA = 8
 GUARD_BYTES = 64  # behind the arena: nobody may write there
 GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes large

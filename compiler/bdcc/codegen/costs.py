@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: 0BSD
+"""What kernels cost, and which family a layer takes.
+
+A table has, for one instruction set and each family and (bases, bits), the nanoseconds of
+- a convolution: per product (output pixel x filter x position), per weight that is read and
+  unpacked, per code that is laid out for the kernels;
+- a dense layer: per weight.
+`bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was held to each
+instruction set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from bdcc.codegen.binary import FAMILIES, Family
+from bdcc.codegen.geometry import form_of
+from bdcc.codegen.lut import unit_filters as lut_filters
+from bdcc.codegen.memory import round_up
+from bdcc.codegen.packing import LANES, run_shape
+from bdcc.codegen.targets import ISAS
+from bdcc.errors import DataError
+from bdcc.ir.graph import Conv, Graph, WeightLayer
+
+SCHEMA = 1
+Kind = Literal["conv", "dense"]
+Key = tuple[Family, Kind, int, int]  # family, kind, bases, bits
+Parts = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTable:
+    """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight and
+    code of a convolution, per weight of a dense layer; sha256: of the file it was read from.
+    """
+
+    isa: str
+    machine: str
+    ns: Mapping[Key, Parts]
+    sha256: str
+
+    def predict(self, family: Family, layer: WeightLayer, graph: Graph, *, bases: int, bits: int) -> float:
+        """Nanoseconds of one inference through the layer."""
+        kind: Kind = "conv" if isinstance(layer, Conv) else "dense"
+        work = work_of(layer, graph, family=family, isa=self.isa)
+        return sum(a * b for a, b in zip(self.ns[family, kind, bases, bits], work, strict=True))
+
+    def by_family(self, layer: WeightLayer, graph: Graph, *, bases: int, bits: int) -> dict[Family, float]:
+        """Nanoseconds with each family."""
+        return {
+            family: self.predict(family, layer, graph, bases=bases, bits=bits) for family in FAMILIES
+        }
+
+
+def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str) -> Parts:
+    """What the nanoseconds of a table are multiplied with: filters and positions as the family has
+    them, rounded up.
+    """
+    unit = lut_filters(isa) if family == "lut" and isa != ISAS[0] else LANES
+    if not isinstance(layer, Conv):
+        return (float(round_up(layer.weight.shape[0], LANES) * layer.weight.shape[1]),)
+    channels, in_h, in_w = graph.map_shape(layer.input)
+    _, out_h, out_w = graph.map_shape(layer.output)
+    pixels, inputs = out_h * out_w, channels // layer.groups
+    filters = layer.groups * round_up(layer.weight.shape[0] // layer.groups, unit)
+    form = form_of(layer)
+    if form == "direct":
+        top, left, bottom, right = layer.pads
+        deep = round_up(inputs, 8)
+        positions = layer.kernel[0] * layer.kernel[1] * deep
+        codes = layer.groups * (top + in_h + bottom) * (left + in_w + right) * deep
+    else:
+        positions = round_up(inputs * layer.kernel[0] * layer.kernel[1], 8)
+        codes = layer.groups * pixels * positions
+    if family == "popcount":
+        rows, words = run_shape((inputs, *layer.kernel), form)
+        positions = rows * words * 64
+    return float(pixels * filters * positions), float(filters * positions), float(codes)
+
+
+def read_cost_table(file: Path) -> CostTable:
+    """Raises DataError unless it is a table that `bdcc tune` wrote."""
+    try:
+        return _parse(file.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            "is no table of kernel costs, or of another version",
+            layer=str(file),
+            hint="Make one with bdcc tune OUT",
+        ) from None
+
+
+def shipped_cost_table(isa: str) -> CostTable:
+    return _parse((resources.files("bdcc.codegen") / "cost_tables" / f"{isa}.json").read_bytes())
+
+
+def _parse(data: bytes) -> CostTable:
+    record = json.loads(data)
+    if record["schema"] != SCHEMA or record["isa"] not in ISAS:
+        raise ValueError("another schema")
+    ns: dict[Key, Parts] = {}
+    for family in FAMILIES:
+        for kind, count in (("conv", 3), ("dense", 1)):
+            for bases, bits, *parts in record["ns"][family][kind]:
+                if len(parts) != count or not all(0 <= part < 1e6 for part in parts):
+                    raise ValueError("not a cost")
+                ns[family, cast(Kind, kind), int(bases), int(bits)] = tuple(map(float, parts))
+    if len(ns) != 2 * len(FAMILIES) * 7 * 8:
+        raise ValueError("not of all kernels")
+    return CostTable(
+        isa=record["isa"],
+        machine=str(record["machine"]),
+        ns=ns,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def write_cost_table(isa: str, machine: str, ns: Mapping[Key, Parts]) -> str:
+    """The text of a table, as `read_cost_table` takes it: numbers of 4 digits."""
+
+    def rows(family: Family, kind: Kind) -> list[str]:
+        return [
+            json.dumps([b, q, *(float(f"{part:.4g}") for part in parts)])
+            for (f, k, b, q), parts in sorted(ns.items())
+            if (f, k) == (family, kind)
+        ]
+
+    families = []
+    for family in FAMILIES:
+        kinds = ",\n   ".join(
+            f'"{kind}": [\n    ' + ",\n    ".join(rows(family, kind)) + "]"
+            for kind in cast(tuple[Kind, ...], ("conv", "dense"))
+        )
+        families.append(f'  "{family}": {{\n   {kinds}}}')
+    head: dict[str, Any] = {"schema": SCHEMA, "isa": isa, "machine": machine}
+    start = json.dumps(head)[:-1]
+    return start + ',\n "ns": {\n' + ",\n".join(families) + "}}\n"

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: 0BSD
+"""The numbers behind templates/bytedot_dense.h.j2: how bit planes become codes, and how many
+products fit 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bdcc.approx.model import COEFFICIENT_CAP
+from bdcc.codegen.kernels import PREFETCH_BYTES
+
+PLANES = 4  # of a table: 16 entries, which is what one byte shuffle looks up
+CHUNK = 512  # words of x that are put in order at a time: 32 KB on the stack, more than VGG needs
+INT16_MAX = 32767
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """Interleaves fields of two registers. Of every two fields that lie `shift` bits apart,
+
+    even = those of a and b at the lower place, odd = those at the higher; a's below b's.
+    mask: the lower places, as one byte. Without b its fields are left to be junk.
+    """
+
+    even: str
+    odd: str
+    a: str
+    b: str
+    shift: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Where the codes of k = 2i and 2i + 1 (mod 8) are: in the two registers of `pair`, `shift`
+    bits above the bottom of every byte. half: of these, the bits (0 or 4) down to the half byte
+    that `mask` then takes the code out of; a byte shuffle looks up what is left, not moved further.
+    """
+
+    pair: int
+    shift: int
+    half: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Up to four bases whose bits together are a code, and the weights are looked up by it.
+
+    width: bits that a code takes in a register, 2 or 4; pairs: registers, of k that are neighbours.
+    """
+
+    bases: tuple[int, ...]
+    width: int
+    merges: tuple[Merge, ...]
+    pairs: tuple[tuple[str, str], ...]
+    lookups: tuple[Lookup, ...]
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return 1 << len(self.bases)
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        return tuple(sorted({lookup.mask for lookup in self.lookups}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """One (bases, bits) pair.
+
+    Where there is no four-way dot product, products are added in 16 bits: `together` of the four
+    of a word, over `rounds` words. split: not even one pair fits; x goes by half bytes then.
+    """
+
+    bases: int
+    bits: int
+    tables: tuple[Table, ...]
+    together: int
+    rounds: int
+    split: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """An instruction set of x86. lanes: 64-bit words of a register, a filter each."""
+
+    isa: str
+    target: str
+    type: str
+    prefix: str
+    bits: int
+    dot: str
+
+    @property
+    def lanes(self) -> int:
+        return self.bits // 64
+
+    @property
+    def parts(self) -> int:
+        """Registers that hold the eight filters of a block."""
+        return 8 // self.lanes
+
+    @property
+    def ways(self) -> int:
+        """Sums of one filter. Two, where there are registers for them, are added to directly; a
+        single one would be waited for, and gets the sum of a word at a time."""
+        return 2 if self.bits == 512 else 1
+
+
+VECTORS = (
+    Vectors(isa="popcnt", target="POPCNT", type="__m128i", prefix="_mm", bits=128, dot=""),
+    Vectors(isa="avx2", target="AVX2", type="__m256i", prefix="_mm256", bits=256, dot=""),
+    Vectors(
+        isa="avxvnni", target="AVXVNNI", type="__m256i", prefix="_mm256", bits=256,
+        dot="_mm256_dpbusd_avx_epi32",
+    ),
+    Vectors(
+        isa="avx512", target="AVX512", type="__m512i", prefix="_mm512", bits=512,
+        dot="_mm512_dpbusd_epi32",
+    ),
+)  # fmt: skip
+
+
+def table(bases: tuple[int, ...]) -> Table:
+    """The table of these bases, whose planes are registers m<basis>.
+
+    Two planes merge into fields of two bits, even and odd k apart; two of those into half bytes.
+    A single plane counts as half of a pair, three as four: the missing bits are masked out.
+    """
+    merges: list[Merge] = []
+
+    def merge(even: str, odd: str, a: str, b: str, shift: int, mask: int) -> tuple[str, str]:
+        merges.append(Merge(even=even, odd=odd, a=a, b=b, shift=shift, mask=mask))
+        return (even, odd) if b else (a, odd)
+
+    names = [f"m{b}" for b in bases] + [""]
+    couples = [
+        merge(f"even{b}", f"odd{b}", names[i], names[i + 1], 1, 0x55)
+        for i, b in enumerate(bases)
+        if i % 2 == 0
+    ]
+    if len(couples) == 2:
+        (even, odd), (even_above, odd_above) = couples
+        first, third = merge(f"k{bases[0]}_0", f"k{bases[0]}_2", even, even_above, 2, 0x33)
+        second, fourth = merge(f"k{bases[0]}_1", f"k{bases[0]}_3", odd, odd_above, 2, 0x33)
+        couples = [(first, second), (third, fourth)]
+    width = 2 * len(couples)
+    shifts = tuple((i % len(couples), width * (i // len(couples))) for i in range(4))
+    return Table(
+        bases=bases,
+        width=width,
+        merges=tuple(merges),
+        pairs=tuple(couples),
+        lookups=tuple(
+            Lookup(
+                pair=pair,
+                shift=shift,
+                half=shift & 4,
+                mask=(1 << len(bases)) - 1 << (shift & 3),
+            )
+            for pair, shift in shifts
+        ),
+    )
+
+
+def dense_parameters(bases: int, bits: int) -> Dense:
+    """The numbers of one kernel. A product of 16 bits is two of code times weight, and a weight is
+    at most the sum of its filter's coefficients."""
+    cap, top = COEFFICIENT_CAP[bases], (1 << bits) - 1
+    fit = INT16_MAX // (2 * top * cap)
+    split = fit == 0
+    if split:
+        fit = INT16_MAX // (2 * 15 * cap)
+    every = range(bases)
+    return Dense(
+        bases=bases,
+        bits=bits,
+        tables=tuple(table(tuple(every[i : i + PLANES])) for i in range(0, bases, PLANES)),
+        together=4 if fit >= 4 else 2 if fit >= 2 else 1,
+        rounds=1 if split else max(1, fit // 4),
+        split=split,
+    )
+
+
+def lacking(width: int) -> tuple[tuple[str, str], ...]:
+    """For every basis of a table of that width, -1 in those of 16 bytes whose code lacks it, as
+    two words in hexadecimal. Narrow codes stand at the bottom of the half byte or above it."""
+    words: list[tuple[str, str]] = []
+    for basis in range(width):
+        has = [index >> basis & 1 or (width == 2 and index >> basis + 2 & 1) for index in range(16)]
+        text = ["00" if bit else "ff" for bit in reversed(has)]
+        words.append(("".join(text[8:]), "".join(text[:8])))
+    return tuple(words)
+
+
+def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
+    """What templates/bytedot_dense.h.j2 is rendered with, for the (bases, bits) pairs of the dense
+    layers of a model."""
+    kernels = tuple(dense_parameters(bases, bits) for bases, bits in sorted(set(pairs)))
+    return {
+        "kernels": kernels,
+        "bases": tuple({kernel.bases: kernel for kernel in kernels}.values()),
+        "vectors": VECTORS,
+        "lacking": tuple(lacking(width) for width in (2, 4)),
+        "chunk": CHUNK,
+        "ahead": PREFETCH_BYTES,
+    }

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: 0BSD
+"""The dense kernels by bytes in C, for every compiler and instruction set of this machine, against
+the plain integer product of codes and integer weights in NumPy."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
+from bdcc.codegen.dense import dense_parameters, template_variables
+from bdcc.codegen.packing import pack_filters
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
+ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
+# one table or two, full or not; every way to add products in 16 bits
+CORNERS = ((1, 1), (1, 8), (2, 6), (3, 8), (4, 7), (4, 8), (5, 8), (6, 8), (7, 3), (7, 7))
+EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A layer, of which blocks first .. first + count of eight filters are asked for."""
+
+    inputs: int
+    filters: int
+    first: int
+    count: int
+    largest: bool = False
+
+
+CASES = (
+    *(Case(inputs=k, filters=8 * n, first=0, count=n) for n, k in enumerate((1, 63, 64, 65), 1)),
+    Case(inputs=363, filters=37, first=0, count=5),
+    Case(inputs=363, filters=37, first=2, count=2),
+    Case(inputs=9216, filters=11, first=1, count=1),
+    Case(inputs=64 * 512 + 1, filters=9, first=0, count=2),  # x in two chunks
+    *(Case(inputs=k, filters=16, first=0, count=2, largest=True) for k in (64, 9216, 66311)),
+)
+
+
+def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("bytedot_dense.h.j2").render(template_variables(pairs))
+    (folder / "bytedot_dense.h").write_text(text)
+    program = folder / "check"
+    selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
+    command = [
+        cc, *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
+        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("dense_check.c")),
+        "-o", str(program),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def random_layer(
+    case: Case, bases: int, bits: int, rng: np.random.Generator
+) -> tuple[Decomposition, U8]:
+    """Random bases, coefficients as large as allowed, and codes [K]; or all codes at the top and
+    the weights of each filter all the largest or all the smallest there are."""
+    cap = COEFFICIENT_CAP[bases]
+    parts = np.floor(rng.dirichlet(np.ones(bases), size=case.filters) * cap).astype(np.int16)
+    parts[:, 0] += cap - parts.sum(axis=1, dtype=np.int16)
+    negative = rng.integers(0, 2, parts.shape) == 1
+    parts[negative] *= -1
+    signs = rng.integers(0, 1 << bases, (case.filters, case.inputs), dtype=np.uint8)
+    codes = rng.integers(0, 1 << bits, case.inputs, dtype=np.uint8)
+    if case.largest:
+        positive = ((parts > 0) << np.arange(bases)).sum(axis=1).astype(np.uint8)
+        positive[::2] ^= np.uint8((1 << bases) - 1)
+        signs[:] = positive[:, None]
+        codes[:] = (1 << bits) - 1
+    decomposition = Decomposition(
+        coefficients=parts,
+        signs=signs,
+        scale=np.ones(case.filters, np.float32),
+        bias=np.zeros(case.filters, np.float32),
+    )
+    return decomposition, codes
+
+
+def record(case: Case, isa: int, bits: int, decomposition: Decomposition, codes: U8) -> bytes:
+    packed = pack_filters(decomposition, kernel=(case.inputs, 1, 1), groups=1, form="vector")
+    _, blocks, _, words, bases, _ = packed.weights.shape
+    header = struct.pack("<7i", isa, bases, bits, words, blocks, case.first, case.count)
+    x = np.zeros(64 * words, np.uint8)
+    x[: case.inputs] = codes
+    return header + b"".join(a.tobytes() for a in (packed.weights, packed.coefficients, x))
+
+
+def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+    usable = subprocess.run([program], capture_output=True, text=True).stdout.split()
+    assert usable[0] == "generic"
+    rng = np.random.default_rng(7)
+    records: list[bytes] = []
+    expected: list[tuple[str, I64]] = []
+    for bases, bits in pairs:
+        for case in cases:
+            decomposition, codes = random_layer(case, bases, bits, rng)
+            plain = np.zeros(-(-case.filters // 8) * 8, np.int64)
+            weights = decomposition.integer_weights().astype(np.int64)
+            plain[: case.filters] = weights @ codes.astype(np.int64)
+            assert np.abs(plain).max() < 2**31
+            plain = plain[8 * case.first :][: 8 * case.count]
+            for isa in usable:
+                records.append(record(case, ISAS.index(isa), bits, decomposition, codes))
+                expected.append((f"b{bases}q{bits} {isa} {case}", plain))
+    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
+    source.write_bytes(b"".join(records))
+    done = subprocess.run([program, source, target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sums = np.fromfile(target, "<i4")
+    for name, plain in expected:
+        np.testing.assert_array_equal(sums[: plain.size], plain, err_msg=name)
+        sums = sums[plain.size :]
+    assert sums.size == 0
+
+
+@pytest.mark.parametrize(
+    ("cc", "flags", "pairs"),
+    [
+        ("gcc", "-O3", CORNERS),
+        ("gcc", "-O2 -march=native", CORNERS[4:7]),
+        ("gcc", "-O2 -DBDCC_PORTABLE", CORNERS),
+        ("clang", "-O2", CORNERS),
+        ("clang", "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all", CORNERS[5:9]),
+    ],
+)
+def test_kernels_match_plain_product(
+    cc: str,
+    flags: str,
+    pairs: Sequence[tuple[int, int]],
+    tmp_path: Path,
+    tool: Callable[[str], str],
+) -> None:
+    check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, CASES)
+
+
+def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    cases = (
+        Case(inputs=64 * 9 + 1, filters=9, first=0, count=2),
+        Case(inputs=64 * 600, filters=2, first=0, count=1, largest=True),
+    )
+    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), EVERY, cases)
+
+
+@pytest.mark.parametrize(("bases", "bits"), EVERY)
+def test_products_fit_16_bits(bases: int, bits: int) -> None:
+    kernel = dense_parameters(bases, bits)
+    top = 15 if kernel.split else (1 << bits) - 1
+    assert 2 * top * COEFFICIENT_CAP[bases] * kernel.together * kernel.rounds <= 2**15 - 1
+    assert kernel.rounds == 1 or kernel.together == 4
+    assert sum((table.bases for table in kernel.tables), ()) == tuple(range(bases))
