@@ -571,6 +571,27 @@ def bench(
     _print_json(result.as_json()) if as_json else click.echo(result.text())
 
 
+@cli.command(epilog=_examples("bdcc tune out", "bdcc tune out --isa avx2 -o avx2.json"))
+@click.argument("project", type=PATH, metavar="OUT")
+@click.option(
+    "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
+)
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE", help="[default: where compile looks for it]"
+)
+@JSON
+def tune(project: Path, isa: str | None, output: Path | None, as_json: bool) -> None:
+    """Measure the kernels on this machine, and keep the table for compilations to come.
+
+    Says what OUT's layers would take with it. A minute or two.
+    """
+    from bdcc.pipeline.tables import tuning_of, tuning_text
+
+    with _Watch() as watch:
+        result = tuning_of(project, isa, output=output, progress=watch)
+    _print_json(result) if as_json else click.echo(tuning_text(result))
+
+
 @cli.command(epilog=_examples("bdcc targets", "bdcc targets --json"))
 @JSON
 def targets(as_json: bool) -> None:
@@ -591,20 +612,3 @@ def targets(as_json: bool) -> None:
         click.echo(
             table(["target", "what"], [[t.name, f"{t.description} ({t.cflags})"] for t in TARGETS])
         )
-
-
-# --- what comes later -----------------------------------------------------------------------------
-
-
-def _refuse_command(name: str) -> None:
-    """A command of a later version: one line and exit code 1, whatever its arguments."""
-
-    @cli.command(
-        name, hidden=True, context_settings={"ignore_unknown_options": True}, add_help_option=False
-    )
-    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def refuse(arguments: tuple[str, ...]) -> None:
-        raise OptionError("this command is not in this version", layer=f"bdcc {name}")
-
-
-_refuse_command("tune")

@@ -7,33 +7,11 @@
 
 #include "bytedot_dense.h"
 
-#if BDCC_X86
-#include <cpuid.h>
-#endif
-
 typedef struct {
     int32_t isa, bases, bits, words, layer_blocks, first_block, blocks;
 } case_t;
 
 typedef void kernel_fn(const uint64_t *, const int32_t *, const uint8_t *, int32_t, int32_t, int32_t, int32_t *);
-
-static const char *const names[] = { "generic", "popcnt", "avx2", "avxvnni", "avx512" };
-
-static int usable(int isa) {
-#if BDCC_X86
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    __builtin_cpu_init();
-    switch (isa) {
-    case 0: return 1;
-    case 1: return __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1");
-    case 2: return __builtin_cpu_supports("avx2") != 0;
-    case 3: return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1) != 0;
-    default: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
-    }
-#else
-    return isa == 0;
-#endif
-}
 
 #if BDCC_X86
 #define SELECT(BASES, BITS)                                                                                  \
@@ -83,7 +61,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
 int main(int argc, char **argv) {
     if (argc < 3) {
         for (int isa = 0; isa < 5; isa++) {
-            if (usable(isa)) printf("%s\n", names[isa]);
+            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
         }
         return 0;
     }

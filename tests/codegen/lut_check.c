@@ -28,7 +28,7 @@ typedef struct {
 #define SELECT(BASES, BITS)                                                                                     \
     {                                                                                                           \
         FAMILY(BASES, BITS, generic), FAMILY(BASES, BITS, popcnt), FAMILY(BASES, BITS, avx2),                   \
-            FAMILY(BASES, BITS, avx512)                                                                         \
+            FAMILY(BASES, BITS, avxvnni), FAMILY(BASES, BITS, avx512)                                                                         \
     }
 #else
 #define SELECT(BASES, BITS) \
@@ -94,7 +94,9 @@ static void run(const case_t *c, FILE *in, FILE *out) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        printf("%s\n", bdcc_isa_name(bdcc_isa_detect(BDCC_ISA_COUNT - 1)));
+        for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
+            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
+        }
         return 0;
     }
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");

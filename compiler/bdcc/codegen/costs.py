@@ -5,8 +5,8 @@ A table has, for one instruction set and each family and (bases, bits), the nano
 - a convolution: per product (output pixel x filter x position), per weight that is read and
   unpacked, per code that is laid out for the kernels;
 - a dense layer: per weight.
-`bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was held to each
-instruction set.
+`bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was
+held to each instruction set.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.geometry import form_of
 from bdcc.codegen.lut import unit_filters as lut_filters
@@ -45,17 +46,55 @@ class CostTable:
     ns: Mapping[Key, Parts]
     sha256: str
 
-    def predict(self, family: Family, layer: WeightLayer, graph: Graph, *, bases: int, bits: int) -> float:
+    def predict(
+        self, family: Family, layer: WeightLayer, graph: Graph, *, bases: int, bits: int
+    ) -> float:
         """Nanoseconds of one inference through the layer."""
         kind: Kind = "conv" if isinstance(layer, Conv) else "dense"
         work = work_of(layer, graph, family=family, isa=self.isa)
         return sum(a * b for a, b in zip(self.ns[family, kind, bases, bits], work, strict=True))
 
-    def by_family(self, layer: WeightLayer, graph: Graph, *, bases: int, bits: int) -> dict[Family, float]:
+    def least(self, layer: WeightLayer, graph: Graph, *, bases: int, bits: int) -> float:
+        """Nanoseconds with the best family; never less than with fewer bases or bits, however
+        the measurements scatter.
+        """
+        return max(
+            min(self.by_family(layer, graph, bases=b, bits=q).values())
+            for b in range(1, bases + 1)
+            for q in range(1, bits + 1)
+        )
+
+    def by_family(
+        self, layer: WeightLayer, graph: Graph, *, bases: int, bits: int
+    ) -> dict[Family, float]:
         """Nanoseconds with each family."""
         return {
-            family: self.predict(family, layer, graph, bases=bases, bits=bits) for family in FAMILIES
+            family: self.predict(family, layer, graph, bases=bases, bits=bits)
+            for family in FAMILIES
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChoice:
+    """The family of a layer, and the nanoseconds that each would take by the table."""
+
+    family: Family
+    ns: Mapping[Family, float]
+
+
+def choose_kernels(
+    model: QuantizedModel, table: CostTable, *, family: Family | None
+) -> dict[str, KernelChoice]:
+    """Of each decomposed layer: the fastest family, or the one that is told."""
+    choices = {}
+    for layer in model.graph.weight_layers:
+        one = model.decomposed.layers.get(layer.name)
+        if one is not None:
+            bits = model.tensors[layer.input].bits
+            ns = table.by_family(layer, model.graph, bases=one.bases, bits=bits)
+            fastest = sorted(FAMILIES, key=ns.__getitem__)[0]
+            choices[layer.name] = KernelChoice(family=family or fastest, ns=ns)
+    return choices
 
 
 def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str) -> Parts:

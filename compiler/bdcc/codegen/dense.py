@@ -62,10 +62,6 @@ class Table:
         """Number of codes."""
         return 1 << len(self.bases)
 
-    @property
-    def masks(self) -> tuple[int, ...]:
-        return tuple(sorted({lookup.mask for lookup in self.lookups}))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
@@ -81,6 +77,11 @@ class Dense:
     together: int
     rounds: int
     split: bool
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """What the look-ups of all tables mask with."""
+        return tuple(sorted({lookup.mask for table in self.tables for lookup in table.lookups}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

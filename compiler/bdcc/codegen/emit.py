@@ -55,7 +55,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     render = _renderer(variables)
     for sub in ("include", "src", "weights", "host"):
         (folder / sub).mkdir()
-    for header in sorted(_shipped("runtime").iterdir(), key=lambda p: p.name):
+    for header in sorted(shipped("runtime").iterdir(), key=lambda p: p.name):
         if header.name.endswith(".h") or header.name == "bin2c.c":
             (folder / "src" / header.name).write_bytes(header.read_bytes())
     texts = {
@@ -94,7 +94,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     (folder / "host" / "project.json").write_text(json.dumps(project, indent=1) + "\n")
 
 
-def _shipped(what: str) -> Any:
+def shipped(what: str) -> Any:
     """runtime/ or templates/: inside the installed package, or at the top of the checkout."""
     packaged = resources.files("bdcc") / f"_{what}"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / what
@@ -116,7 +116,7 @@ def _blob(plan: DeploymentPlan) -> bytes:
 
 
 def _renderer(variables: dict[str, Any]) -> Callable[[str], str]:
-    loader = jinja2.FunctionLoader(lambda name: (_shipped("templates") / name).read_text("utf-8"))
+    loader = jinja2.FunctionLoader(lambda name: (shipped("templates") / name).read_text("utf-8"))
     environment = jinja2.Environment(
         loader=loader,
         undefined=jinja2.StrictUndefined,

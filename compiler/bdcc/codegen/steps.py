@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
 from bdcc.approx.simulate import layer_constants
-from bdcc.codegen.binary import FAMILIES, Family, plan_binary
+from bdcc.codegen.binary import Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
 from bdcc.codegen.geometry import check_int32, pack_layer, pool_geometry
 from bdcc.data.preprocess import Preprocess
@@ -100,8 +100,8 @@ def c_identifier(text: str) -> str:
 def project_name(text: str) -> str:
     """The prefix of a project's C names and files; never one that its own sources already have."""
     name = c_identifier(text)
-    ours = ("main", "selftest", "bin2c", "bytedot_dense_kernels", *(f"{family}_kernels" for family in FAMILIES))
-    return f"{name}_model" if name in ours or name.startswith("bdcc_") else name
+    ours = name in ("main", "selftest", "bin2c") or name.endswith("_kernels")
+    return f"{name}_model" if ours or name.startswith("bdcc_") else name
 
 
 # Kinds of step that write their output in one piece. The others can leave room between pixels.

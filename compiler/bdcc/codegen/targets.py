@@ -33,9 +33,7 @@ class Target:
 
 def _x86(name: str, description: str, isa: str) -> Target:
     isas = ISAS[: ISAS.index(isa) + 1]
-    return Target(
-        name=name, description=description, cflags="-O3", isas=isas, planned_for=isa
-    )
+    return Target(name=name, description=description, cflags="-O3", isas=isas, planned_for=isa)
 
 
 TARGETS = (

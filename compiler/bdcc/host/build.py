@@ -79,12 +79,27 @@ def check_compiler() -> None:
     """Compiles one line with the compiler that make will take: a missing or broken one is found
     before hours of work, not behind them. Raises BuildError.
     """
+    run_source("int main(void) { return 0; }\n")
+
+
+def run_source(text: str, *, include: Path | None = None) -> str:
+    """What a C program prints, "" if this machine cannot run what its compiler makes. Raises
+    BuildError if that makes nothing.
+    """
     compiler = _compiler()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.c"
-        source.write_text("int main(void) { return 0; }\n")
+        source, program = Path(folder) / "probe.c", Path(folder) / "probe"
+        source.write_text(text)
+        headers = () if include is None else (f"-I{include}",)
         try:
-            command = [*shlex.split(compiler), "-std=c11", str(source), "-o", f"{source}.out"]
+            command = [
+                *shlex.split(compiler),
+                "-std=c11",
+                *headers,
+                str(source),
+                "-o",
+                str(program),
+            ]
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", check=False
             )
@@ -93,11 +108,16 @@ def check_compiler() -> None:
             problem = str(error.strerror)
         except ValueError as error:  # quotes that do not match
             problem = str(error)
-    if problem is not None:
-        raise BuildError(
-            f"the C compiler '{compiler}' does not work ({problem})",
-            hint="Install one, or name it by the environment variable CC",
-        )
+        if problem is not None:
+            raise BuildError(
+                f"the C compiler '{compiler}' does not work ({problem})",
+                hint="Install one, or name it by the environment variable CC",
+            )
+        try:
+            ran = subprocess.run([program], capture_output=True, text=True, check=False)
+        except OSError:
+            return ""
+        return ran.stdout if ran.returncode == 0 else ""
 
 
 def _first_error(output: str) -> str:

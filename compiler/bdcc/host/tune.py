@@ -9,7 +9,6 @@ that are not negative and fit their times best become the table's.
 from __future__ import annotations
 
 import itertools
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,14 +16,30 @@ from pathlib import Path
 
 import numpy as np
 
-from bdcc.approx.model import COEFFICIENT_CAP, DecomposedModel, Decomposition, QuantizedModel, TensorQuant
+from bdcc.approx.model import (
+    COEFFICIENT_CAP,
+    DecomposedModel,
+    Decomposition,
+    QuantizedModel,
+    TensorQuant,
+)
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.costs import Key, Kind, Parts, work_of
 from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import ISAS, Target
 from bdcc.host.library import Library
-from bdcc.ir.graph import Conv, Dense, Flatten, Graph, MaxPool, Node, WeightLayer, make_graph, output_shape
+from bdcc.ir.graph import (
+    Conv,
+    Dense,
+    Flatten,
+    Graph,
+    MaxPool,
+    Node,
+    WeightLayer,
+    make_graph,
+    output_shape,
+)
 
 Progress = Callable[[str, int, int], None]
 PAIRS = tuple(itertools.product(range(1, 8), range(1, 9)))  # (bases, bits)
@@ -59,16 +74,6 @@ def tune(isa: str, *, progress: Progress | None = None) -> dict[Key, Parts]:
                 times = _times(library)
         ns |= _costs(graph, family, isa, times)
     return ns
-
-
-def machine_name() -> str:
-    """What the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def _network() -> Graph:
@@ -161,9 +166,7 @@ def _times(library: Library) -> dict[str, float]:
     }
 
 
-def _costs(
-    graph: Graph, family: Family, isa: str, times: dict[str, float]
-) -> dict[Key, Parts]:
+def _costs(graph: Graph, family: Family, isa: str, times: dict[str, float]) -> dict[Key, Parts]:
     by_pair: dict[tuple[Kind, int, int], list[WeightLayer]] = {}
     for layer in graph.weight_layers:
         kind: Kind = "conv" if isinstance(layer, Conv) else "dense"

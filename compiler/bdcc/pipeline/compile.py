@@ -33,6 +33,7 @@ from bdcc.pipeline.options import (
 from bdcc.pipeline.output import staged, write_manifest
 from bdcc.pipeline.reporting import find_missed, make_report
 from bdcc.pipeline.searching import Evaluator, check_search, choose
+from bdcc.pipeline.tables import find_cost_table
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -97,6 +98,7 @@ def compile_model(
     """
     began = time.monotonic()
     target = find_target(options.target)
+    cost_table = find_cost_table(target, options.cost_table, cache=options.cache_folder)
     check_compiler()
     graph = load_onnx(model)
     layers = choose_layers(graph, options)
@@ -119,6 +121,8 @@ def compile_model(
             folder=project.parent / "candidates",
             name=options.name or model.stem,
             target=target,
+            cost_table=cost_table,
+            family=options.family,
             preprocess=preprocess,
             class_labels=material.class_labels,
             seed=options.seed,
@@ -177,6 +181,7 @@ def compile_model(
                 layers=layers,
                 options=options,
                 max_drop_pp=max_drop,
+                cost_table=cost_table,
                 measure_candidate=measure_candidate,
                 fits=fits,
             )
@@ -194,6 +199,8 @@ def compile_model(
         report = make_report(
             plan,
             choice,
+            kernels=workshop.kernels(chosen),
+            cost_table=cost_table,
             model_name=model.name,
             options=options,
             material=material,

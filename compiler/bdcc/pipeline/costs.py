@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
+import functools
+
 from bdcc.approx.joint import Cost
+from bdcc.codegen.costs import CostTable
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Graph, macs
 
-# Of the popcount kernels on one core with AVX-512; only their ratio matters to a choice.
-BIT_MACS_PER_S = 0.9e12
-READ_BYTES_PER_S = 12e9
 SCALES_BYTES = 12  # per filter: scale, bias, and room for its coefficients
 BYTE_OPS = 1e-9  # what a bit operation weighs beside a byte: it decides between equal sizes
+NS_OPS = 1e-9  # and beside a nanosecond
 
 
-def cost_of(graph: Graph, objective: str) -> Cost:
-    """ops: B * Q * MACs. size: bytes of weights. latency: seconds, the longer of computing and of
-    reading the weights once.
+def cost_of(graph: Graph, objective: str, table: CostTable) -> Cost:
+    """ops: B * Q * MACs. size: bytes of weights. latency: nanoseconds by the table. Equals are told
+    apart by their bit operations.
     """
     layers = {layer.name: layer for layer in graph.weight_layers}
 
@@ -27,14 +28,16 @@ def cost_of(graph: Graph, objective: str) -> Cost:
         weight = layers[name].weight
         return weight.size * bases / 8 + SCALES_BYTES * len(weight)
 
+    @functools.cache
+    def latency(name: str, bases: int, bits: int) -> float:
+        return table.least(layers[name], graph, bases=bases, bits=bits)
+
     match objective:
         case "ops":
             return ops
         case "size":
             return lambda name, b, q: size(name, b, q) + BYTE_OPS * ops(name, b, q)
         case "latency":
-            return lambda name, b, q: max(
-                ops(name, b, q) / BIT_MACS_PER_S, size(name, b, q) / READ_BYTES_PER_S
-            )
+            return lambda name, b, q: latency(name, b, q) + NS_OPS * ops(name, b, q)
         case _:
             raise OptionError(f"no objective '{objective}'", layer="--objective")

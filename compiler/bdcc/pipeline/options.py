@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from bdcc.approx.model import MAX_BASES, MAX_BITS
 from bdcc.approx.quantize import RangeMode
 from bdcc.approx.tables import SEARCHED_BITS
+from bdcc.codegen.binary import Family
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
@@ -93,7 +94,6 @@ class CompileOptions:
                 raise OptionError(
                     f"'{value}' is not one of {', '.join(allowed)}", layer=f"--{option}"
                 )
-        self._refuse_what_comes_later()
         drop = self.max_drop_pp
         if drop is not None and not (math.isfinite(drop) and drop >= 0):
             raise OptionError(
@@ -137,19 +137,15 @@ class CompileOptions:
         if self.name is not None and not self.name.strip():
             raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
 
-    def _refuse_what_comes_later(self) -> None:
-        if self.kernel in ("lut", "bytedot"):
-            raise OptionError(
-                f"the {self.kernel} kernels are not in this version",
-                layer="--kernel",
-                hint="Use auto or popcount",
-            )
-        if self.cost_table != "default":
-            raise OptionError(
-                "measured cost tables are not in this version",
-                layer="--cost-table",
-                hint="Use default",
-            )
+    @property
+    def family(self) -> Family | None:
+        """The kernel family of all layers; None: each its fastest."""
+        return None if self.kernel == "auto" else cast(Family, self.kernel)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where tables of kernel costs are looked for; None: in the user's cache."""
+        return self.cache if isinstance(self.cache, Path) else None
 
     @property
     def method(self) -> str:
@@ -175,7 +171,7 @@ class CompileOptions:
 
     def as_json(self) -> dict[str, Any]:
         """For report.json: what decides the result, and neither paths nor the machine's means."""
-        left_out = ("output", "force", "workers", "cache", "resume")
+        left_out = ("output", "force", "workers", "cache", "cost_table", "resume")
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return {
             key: value.name

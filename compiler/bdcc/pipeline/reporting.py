@@ -6,12 +6,13 @@ is missed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import bdcc
 from bdcc.approx.decompose import weight_error
+from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
@@ -24,6 +25,8 @@ def make_report(
     plan: DeploymentPlan,
     choice: Choice,
     *,
+    kernels: Mapping[str, KernelChoice],
+    cost_table: CostTable,
     model_name: str,
     options: CompileOptions,
     material: Material,
@@ -56,7 +59,12 @@ def make_report(
         met=_missed_on(search, holdout, max_drop_pp, strict=options.strict) is None,
         warnings=tuple(warnings),
         notes=_notes(options, plan.name, material),
-        layers=_layer_rows(plan, choice),
+        layers=_layer_rows(plan, choice, kernels),
+        cost_table={
+            "isa": cost_table.isa,
+            "machine": cost_table.machine,
+            "sha256": cost_table.sha256,
+        },
         judge=material.judge,
         metric=metric,
         decomposed=decomposed,
@@ -76,13 +84,16 @@ def make_report(
     )
 
 
-def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
+def _layer_rows(
+    plan: DeploymentPlan, choice: Choice, kernels: Mapping[str, KernelChoice]
+) -> tuple[LayerRow, ...]:
     graph, model = plan.model.graph, plan.model
     owners = {name: step.layer for step in plan.steps for name in step.sections}
     rows = []
     for layer in graph.weight_layers:
         one = model.decomposed.layers.get(layer.name)
         bits = None if one is None else model.tensors[layer.input].bits
+        kernel = kernels.get(layer.name)
         rows.append(
             LayerRow(
                 name=layer.name,
@@ -95,7 +106,12 @@ def _layer_rows(plan: DeploymentPlan, choice: Choice) -> tuple[LayerRow, ...]:
                     for section in plan.sections
                     if owners.get(section.name) == layer.name
                 ),
-                kernel=None if one is None else f"bdcc_popcount_b{one.bases}q{bits}",
+                kernel=None
+                if one is None or kernel is None
+                else f"bdcc_{kernel.family}_b{one.bases}q{bits}",
+                kernel_us=None
+                if kernel is None
+                else {family: float(f"{ns / 1e3:.4g}") for family, ns in kernel.ns.items()},
                 weight_error=None if one is None else round(weight_error(layer.weight, one), 9),
                 predicted_drop_pp=choice.predicted_drops.get(layer.name),
             )

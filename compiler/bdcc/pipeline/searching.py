@@ -19,6 +19,7 @@ from bdcc.approx.quantize import TensorStats, quantize_model
 from bdcc.approx.search import choose_paper, layer_drops, stack_paper
 from bdcc.approx.sensitivity import Sensitivity, measure_sensitivity
 from bdcc.approx.tables import Tables, check_chain, measure_logits, measure_tables, plan_tables
+from bdcc.codegen.costs import CostTable
 from bdcc.data.listing import I64
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError
@@ -238,12 +239,13 @@ def choose(
     layers: Layers,
     options: CompileOptions,
     max_drop_pp: float,
+    cost_table: CostTable,
     measure_candidate: MeasureCandidate,
     fits: Callable[[Setting], bool],
 ) -> Choice:
     """B and Q of every decomposed layer, as the options say.
 
-    fits: whether the target has room for a setting.
+    cost_table: of the target's kernels; fits: whether the target has room for a setting.
     """
     if not layers.names:
         empty = DecomposedModel(graph=models.graph, layers={})
@@ -269,7 +271,7 @@ def choose(
         evaluator,
         models,
         layers=layers,
-        cost=cost_of(models.graph, options.objective),
+        cost=cost_of(models.graph, options.objective, cost_table),
         options=options,
         max_drop_pp=max_drop_pp,
         measure_candidate=measure_candidate,

@@ -29,6 +29,7 @@ from bdcc.pipeline.commands import arguments_of, compile_command
 from bdcc.pipeline.compile import CompileResult, compile_model
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.sweep_folder import SweepFolder, Times, digest, point_key
+from bdcc.pipeline.tables import family_of
 from bdcc.report.report import predicted_loss, write_json
 from bdcc.report.sweep import SCHEMA_VERSION, sweep_csv, sweep_html
 from bdcc.report.sweep_figure import draw_sweep
@@ -258,7 +259,7 @@ def point_row(point: Point, result: CompileResult) -> dict[str, Any]:
         "layers": [layer["name"] for layer in layers],
         "bases": [layer["bases"] for layer in layers],
         "q": [layer["q"] for layer in layers],
-        "kernel": [_family(layer["kernel"]) for layer in layers],
+        "kernel": [family_of(layer["kernel"]) for layer in layers],
         "ms_min": result.timings["bench"]["min_ms"],
         "ms_median": result.timings["bench"]["median_ms"],
         # Predicted for photographs and measured on generated pictures is no pair to look at.
@@ -281,11 +282,6 @@ def point_row(point: Point, result: CompileResult) -> dict[str, Any]:
         "fingerprint": report["fingerprint"],
         "warnings": report["warnings"],
     }
-
-
-def _family(kernel: str) -> str:
-    """bdcc_popcount_b4q3 -> popcount."""
-    return kernel.removeprefix("bdcc_").partition("_")[0]
 
 
 # --- times ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bdcc.approx.model import QuantizedModel
+from bdcc.codegen.binary import Family
+from bdcc.codegen.costs import CostTable, KernelChoice, choose_kernels
 from bdcc.codegen.emit import emit
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import Target
@@ -22,7 +24,8 @@ Counts = tuple[tuple[str, int], ...]  # by name, in order of the names
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workshop:
-    """folder: where projects are written, each in a folder of its own; written: those, by bits of
+    """folder: where projects are written, each in a folder of its own; cost_table: of the target's
+    kernels; family: of all layers, None: each its fastest; written: those, by bits of
     tensors and bases of layers (a layer may have a tensor's name); the rest is the same for all of
     them.
     """
@@ -30,12 +33,18 @@ class Workshop:
     folder: Path
     name: str
     target: Target
+    cost_table: CostTable
+    family: Family | None
     preprocess: Preprocess
     class_labels: tuple[str, ...]
     seed: int
     flash_bytes: int | None
     ram_bytes: int | None
     written: dict[tuple[Counts, Counts], Path] = field(default_factory=dict)
+
+    def kernels(self, model: QuantizedModel) -> dict[str, KernelChoice]:
+        """Of each decomposed layer, by the table."""
+        return choose_kernels(model, self.cost_table, family=self.family)
 
     def plan(self, model: QuantizedModel) -> DeploymentPlan:
         """Raises OptionError if the weights or the arena take more than they may."""
@@ -45,6 +54,7 @@ class Workshop:
             target=self.target,
             preprocess=self.preprocess,
             labels=self.class_labels,
+            families={name: one.family for name, one in self.kernels(model).items()},
         )
         for option, what, needed, allowed in (
             ("--flash", "weights of this choice take", plan.blob_bytes, self.flash_bytes),

@@ -22,10 +22,11 @@ Hits = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """A weight layer; bases, q, kernel, weight_error and predicted_drop_pp are None where it stayed
-    float.
+    """A weight layer; bases, q, kernel, kernel_us, weight_error and predicted_drop_pp are None
+    where it stayed float.
 
-    op: ONNX's name; macs: of one inference; weight_error: |w - w_hat|^2 / |w|^2.
+    op: ONNX's name; macs: of one inference; kernel_us: what each kernel family would take by the
+    cost table, in microseconds; weight_error: |w - w_hat|^2 / |w|^2.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerRow:
     macs: int
     weight_bytes: int
     kernel: str | None
+    kernel_us: Mapping[str, float] | None
     weight_error: float | None
     predicted_drop_pp: float | None
 
@@ -132,7 +134,8 @@ class Report:
 
     met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
     weights and float activations; predicted: fixed before the choice was measured, None where
-    nothing was searched. target, options, preprocess, search: JSON values.
+    nothing was searched. target, options, cost_table (which one: instruction set,
+    machine, SHA-256), preprocess, search: JSON values.
     """
 
     bdcc_version: str
@@ -141,6 +144,7 @@ class Report:
     model_name: str
     model_sha256: str
     options: Mapping[str, Any]
+    cost_table: Mapping[str, str]
     preprocess: Mapping[str, Any]
     max_drop_pp: float
     met: bool
@@ -172,6 +176,7 @@ class Report:
             "target": self.target,
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "options": dict(self.options),
+            "cost_table": dict(self.cost_table),
             "preprocess": dict(self.preprocess),
             "max_drop_pp": self.max_drop_pp,
             "met": self.met,
