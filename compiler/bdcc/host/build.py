@@ -79,20 +79,28 @@ def check_compiler() -> None:
     """Compiles one line with the compiler that make will take: a missing or broken one is found
     before hours of work, not behind them. Raises BuildError.
     """
-    compiler = _compiler()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text("int main(void) { return 0; }\n")
-        try:
-            command = [*shlex.split(compiler), "-std=c11", str(source), "-o", f"{source}.out"]
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", check=False
-            )
-            problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
-        except OSError as error:
-            problem = str(error.strerror)
-        except ValueError as error:  # quotes that do not match
-            problem = str(error)
+        compile_program(source, Path(f"{source}.out"), arguments=["-std=c11"])
+
+
+def compile_program(source: Path, program: Path, *, arguments: Sequence[str] = ()) -> None:
+    """Compiles a program of one file, and of objects and libraries among `arguments`, with the
+    compiler that make takes. Raises BuildError.
+    """
+    compiler = _compiler()
+    try:
+        before = [*shlex.split(compiler), str(source)]
+        command = [*before, *arguments, "-o", str(program)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+        problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
+    except OSError as error:
+        problem = str(error.strerror)
+    except ValueError as error:  # quotes that do not match
+        problem = str(error)
     if problem is not None:
         raise BuildError(
             f"the C compiler '{compiler}' does not work ({problem})",
