@@ -547,7 +547,6 @@ def eval(  # the command's name
 
 @cli.command(
     epilog=_examples(
-        "bdcc bench out",
         "bdcc bench out --layers --isa generic",
         "bdcc bench out --peers --model model.onnx -o figures",
     )

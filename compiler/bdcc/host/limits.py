@@ -114,7 +114,7 @@ def layer_speed(
         share, cold_share = limit_ms / max(ms, 1e-6), cold_limit_ms / max(cold_ms, 1e-6)
 
     def rounded(value: float | None) -> float | None:
-        return None if value is None else round(value, 6)
+        return None if value is None else round(value, 9)
 
     return Speed(
         op=layer["op"],

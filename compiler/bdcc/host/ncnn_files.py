@@ -113,6 +113,10 @@ def _layer(node: Node) -> tuple[str, str]:
         case GlobalAveragePool():
             return "Pooling", "0=1 4=1"
         case Lrn():
+            if node.size % 2 == 0:
+                raise ModelError(
+                    "ncnn centres windows of an even size differently", layer=node.name
+                )
             numbers = f"2={node.alpha:.9g} 3={node.beta:.9g} 4={node.bias:.9g}"
             return "LRN", f"0=0 1={node.size} {numbers}"
         case Relu():

@@ -209,11 +209,11 @@ def load_ncnn(file: Path, x: F32, threads: int) -> Run:
     net.opt.num_threads = threads
     if net.load_param(str(file)) or net.load_model(str(file.with_suffix(".bin"))):
         raise RuntimeError(f"ncnn does not load {file.name}")
-    x = np.ascontiguousarray(x)
+    picture = ncnn.Mat(np.ascontiguousarray(x)).clone()  # layers in place must see who else has it
 
     def run() -> F32:
         extractor = net.create_extractor()
-        extractor.input(INPUT, ncnn.Mat(x))
+        extractor.input(INPUT, picture)
         status, output = extractor.extract(OUTPUT)
         if status:
             raise RuntimeError(f"ncnn: status {status}")

@@ -32,6 +32,7 @@ SYSTEMS: Mapping[str, tuple[str, ...]] = {  # and the packages that they need
     "openvino int8 by nncf": ("openvino", "nncf"),
     "ncnn fp32": ("ncnn",),
 }
+OTHERS = tuple(name for name in SYSTEMS if name != OURS)
 INSTALL = "pip install 'bdcc[bench]'"
 ROUNDS = 16
 TURN_MS = 150.0  # what a system gets to do in a round
@@ -66,7 +67,7 @@ def time_systems(
     expected: F32,
     isa: str | None = None,
     threads: int = 1,
-    systems: Sequence[str] = tuple(SYSTEMS),
+    others: Sequence[str] = OTHERS,
     progress: Progress | None = None,
 ) -> tuple[SystemTime, ...]:
     """Times the project and the other systems that are installed. model: the ONNX file that the
@@ -74,6 +75,7 @@ def time_systems(
     others (or it, if there are none) calibrate int8; expected: the float model's outputs for it.
     """
     build(project)
+    systems = (OURS, *others)
     times: dict[str, list[float]] = {}
     errors: dict[str, float] = {}
     problems: dict[str, str] = {}
@@ -108,6 +110,8 @@ def time_systems(
         finally:
             for peer in peers.values():
                 peer.close()
+    if OURS in problems:  # a bug of bdcc
+        raise RuntimeError(f"{project}: {problems[OURS]}")
     return tuple(
         SystemTime(name=system, problem=problems[system])
         if system in problems
@@ -186,7 +190,11 @@ class _Peer:
                 env={**os.environ, **dict.fromkeys(pools, count)},
             )
         self._runs = RUNS[0]
-        first = self._answer()
+        try:
+            first = self._answer()
+        except _PeerError:
+            self.close()
+            raise
         self.output = np.array(first["output"], np.float32)
         self.threads: int = first["threads"]
 
