@@ -72,9 +72,10 @@ def test_layers_of_the_report_have_a_speed(copy: Path) -> None:
     assert {speed.kernel for _, speed in found} == {"bdcc_popcount_b2q4", None}
     for step, speed in found:
         assert speed.ms == step.min_ms
-        assert speed.mac_per_cycle == round(1000 / (step.min_ms * 4e6), 3)
-        assert speed.limit == ("muladd128" if speed.kernel is None else "adder64")
-        assert speed.share == pytest.approx(speed.limit_ms / step.min_ms, rel=1e-3)
+        assert speed.mac_per_cycle == round(1000 / (step.min_ms * 4e6), 6)
+        assert speed.operation == ("muladd128" if speed.kernel is None else "adder64")
+        assert speed.mac_limit == (8 if speed.kernel is None else 0.5 * 64 / 8)
+        assert speed.gb_s == round(400 / (step.min_ms * 1e6), 6)
 
 
 def test_layers_are_timed_apart(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from bdcc.errors import BuildError
 from bdcc.host import probes
 from bdcc.host.library import ISAS
 from bdcc.host.limits import OPERATIONS, kernel_family, layer_speed, mac_limit
-from bdcc.host.probes import Machine, last_cpus, measure_machine, pinned
+from bdcc.host.probes import Machine, fastest_cpus, measure_machine, pinned
 
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 NARROW = {"generic", "popcnt"}
@@ -86,10 +86,15 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_cpu_and_back() -> None:
     before = os.sched_getaffinity(0)
     with pinned():
-        assert os.sched_getaffinity(0) == {max(before)}
+        assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
-    assert last_cpus(1) == [max(before)]
-    assert last_cpus(99) == sorted(before)
+    assert fastest_cpus(99) == sorted(before)
+
+
+def test_the_fastest_cpus_and_then_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    monkeypatch.setattr(probes, "_capacity", lambda cpu: (1000, 1000, 1000, 400, 400)[cpu])
+    assert [fastest_cpus(n) for n in (1, 2, 4)] == [[2], [1, 2], [0, 1, 2, 4]]
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -134,7 +139,10 @@ def test_what_is_unknown_has_no_limit() -> None:
     assert mac_limit(layer("popcount"), "sse9", MACHINE) is None
     assert mac_limit(layer("popcount"), "avx2", MACHINE) is None  # not measured
     speed = layer_speed(layer("origami"), isa="avx512", machine=MACHINE, ms=1.0, cold_ms=2.0)
-    assert (speed.limit, speed.limit_ms, speed.share, speed.cold_share) == (None,) * 4
+    assert (speed.operation, speed.mac_limit, speed.mac_share, speed.limit) == (None,) * 3 + (
+        "reads",
+    )
+    assert speed.share == speed.read_share
     assert speed.mac_per_cycle == 0.5
 
 
@@ -156,11 +164,12 @@ def test_the_longer_of_two_limits() -> None:
     small = layer_speed(
         layer("bytedot", weight_bytes=10_000), isa="avx512", machine=MACHINE, ms=0.01, cold_ms=0.02
     )
-    assert (small.limit, small.limit_ms) == ("vpdpbusd512", 0.00390625)
-    assert (small.share, small.cold_share) == (0.390625, 0.1953125)
+    assert (small.limit, small.operation, small.mac_limit) == ("vpdpbusd512", "vpdpbusd512", 128)
+    assert (small.share, small.cold_share) == (0.390625, 0.195312)
+    assert (small.mac_share, small.read_share) == (0.390625, 0.02)
     large = layer_speed(
         layer("bytedot", weight_bytes=10**6), isa="avx512", machine=MACHINE, ms=0.04, cold_ms=0.2
     )
-    assert (large.limit, large.limit_ms, large.cold_limit_ms) == ("reads", 0.02, 0.1)
+    assert (large.limit, large.operation) == ("reads", "vpdpbusd512")
     assert (large.share, large.cold_share) == (0.5, 0.5)
-    assert large.gb_s == 25.0
+    assert (large.gb_s, large.read_share, large.mac_share) == (25.0, 0.5, 0.097656)

@@ -14,9 +14,9 @@ from bdcc.report.bench_figure import draw_bench
 def step(layer: str, ms: float, kernel: str | None, share: float | None) -> dict[str, Any]:
     speed = {
         **{"op": "Conv", "kernel": kernel, "bases": 4, "q": 3, "macs": 1000, "weight_bytes": 100},
-        **{"ms": ms, "cold_ms": 2 * ms, "mac_per_cycle": 52.71, "gb_s": 0.66},
-        **{"limit": share and "popcnt512", "limit_ms": share and share * ms, "share": share},
-        **{"cold_limit_ms": share and share * ms, "cold_share": share and share / 2},
+        **{"ms": ms, "cold_ms": 2 * ms, "mac_per_cycle": 52.71, "mac_limit": 60.0, "gb_s": 0.66},
+        **{"operation": share and "popcnt512", "mac_share": share, "read_share": 0.02},
+        **{"limit": "popcnt512" if share else "reads", "share": share or 0.02, "cold_share": 0.35},
     }
     return {"layer": layer, "min_ms": ms, "median_ms": 1.1 * ms, "speed": speed}
 
@@ -51,9 +51,9 @@ def test_all_of_it() -> None:
     assert lines[-1] == "min=2.41 median=2.50 ms"
     assert lines[-2] == "avx512, threads: 1, rounds: 9"
     text = "\n".join(" ".join(line.split()) for line in lines)
-    assert "conv1 Conv popcount_b4q3 1.0000 1.1000 52.7 0.7 popcnt512 70% 2.0000 35%" in text
+    assert "conv1 Conv popcount_b4q3 1.0000 1.1000 52.7 70% 0.7 2% 2.0000 35% popcnt512" in text
     assert "\npool1 0.0100 0.0200\n" in text
-    assert "fc Conv float 0.2000 0.2200 52.7 0.7 - - 0.4000 -" in text
+    assert "fc Conv float 0.2000 0.2200 52.7 - 0.7 2% 0.4000 35% -" in text
     assert "clock 4.04 GHz; reads 38.0 GB/s from memory, 101.0 in the last cache" in text
     assert "\nx fp32 1 10.000 11.000 0.50 0.0123\n" in text
     assert "\ny: not installed\n" in text

@@ -2,8 +2,7 @@
 """How near a layer's kernel comes to what the core can do.
 
 A layer cannot take less time than its multiplications take at the issue rate of the instructions
-that its kernel family is made of, nor less than its weights take to be read. The longer of the two
-is its limit.
+that its kernel family is made of, nor less than its weights take to be read.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import Any
 
 from bdcc.host.probes import Machine
 
+DIGITS = 6
+LEAST_MS = 1e-6  # of what is divided by
 # Per family and instruction set: the operation of probe.c that its inner loop repeats, and how many
 # multiplications of a one-bit weight with a one-bit activation (popcount), of a one-bit weight with
 # a code (lut), or of a whole weight with a code (bytedot) or a float one of them does.
@@ -51,12 +52,13 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """A weight layer against its limit. kernel: None where it stayed float.
+    """A weight layer against its limits. kernel: None where it stayed float.
 
     ms: least of many runs one after the other; cold_ms: least of runs that found nothing in the
-    caches; gb_s: its weights in ms; limit: "reads", or the operation that binds; limit_ms: what it
-    allows; share: limit_ms / ms; cold_limit_ms, cold_share: the same with weights from memory.
-    What cannot be said (a kernel or a CPU unknown to OPERATIONS) is None.
+    caches. mac_per_cycle in ms, mac_limit and mac_share: what `operation` allows, and the share of
+    it, None for a kernel or a CPU that OPERATIONS does not know; gb_s: weights read in ms,
+    read_share: of what is possible. share: the larger, by the limit that binds (`limit`: operation,
+    or "reads"); cold_share: the same of cold_ms with weights from memory.
     """
 
     op: str
@@ -67,13 +69,15 @@ class Speed:
     weight_bytes: int
     ms: float
     cold_ms: float
+    operation: str | None
     mac_per_cycle: float
+    mac_limit: float | None
+    mac_share: float | None
     gb_s: float
-    limit: str | None
-    limit_ms: float | None
-    share: float | None
-    cold_limit_ms: float | None
-    cold_share: float | None
+    read_share: float
+    limit: str
+    share: float
+    cold_share: float
 
 
 def kernel_family(kernel: str | None) -> str:
@@ -100,22 +104,15 @@ def layer_speed(
 ) -> Speed:
     """layer: its record in report.json."""
     macs, weight_bytes = layer["macs"], layer["weight_bytes"]
-    found = mac_limit(layer, isa, machine)
-    limit: str | None = None
-    limit_ms = cold_limit_ms = share = cold_share = None
-    if found is not None:
-        operation, rate = found
-        compute_ms = macs / rate / (machine.ghz * 1e6)
-        read_ms, cold_read_ms = (
-            weight_bytes / (rate * 1e6) for rate in (machine.weights_gb_s, machine.memory_gb_s)
-        )
-        limit = operation if compute_ms >= read_ms else "reads"
-        limit_ms, cold_limit_ms = max(compute_ms, read_ms), max(compute_ms, cold_read_ms)
-        share, cold_share = limit_ms / max(ms, 1e-6), cold_limit_ms / max(cold_ms, 1e-6)
-
-    def rounded(value: float | None) -> float | None:
-        return None if value is None else round(value, 9)
-
+    ms, cold_ms = max(ms, LEAST_MS), max(cold_ms, LEAST_MS)
+    mac_per_cycle, cold_mac_per_cycle = (macs / (t * machine.ghz * 1e6) for t in (ms, cold_ms))
+    gb_s, cold_gb_s = (weight_bytes / (t * 1e6) for t in (ms, cold_ms))
+    operation, most = mac_limit(layer, isa, machine) or (None, None)
+    mac_share, cold_mac_share = (
+        None if most is None else rate / most for rate in (mac_per_cycle, cold_mac_per_cycle)
+    )
+    read_share = gb_s / machine.weights_gb_s
+    computes = operation is not None and (mac_share or 0.0) >= read_share
     return Speed(
         op=layer["op"],
         kernel=layer["kernel"],
@@ -125,11 +122,13 @@ def layer_speed(
         weight_bytes=weight_bytes,
         ms=ms,
         cold_ms=cold_ms,
-        mac_per_cycle=round(macs / (max(ms, 1e-6) * machine.ghz * 1e6), 3),
-        gb_s=round(weight_bytes / (max(ms, 1e-6) * 1e6), 3),
-        limit=limit,
-        limit_ms=rounded(limit_ms),
-        share=rounded(share),
-        cold_limit_ms=rounded(cold_limit_ms),
-        cold_share=rounded(cold_share),
+        operation=operation,
+        mac_per_cycle=round(mac_per_cycle, DIGITS),
+        mac_limit=None if most is None else round(most, DIGITS),
+        mac_share=None if mac_share is None else round(mac_share, DIGITS),
+        gb_s=round(gb_s, DIGITS),
+        read_share=round(read_share, DIGITS),
+        limit=str(operation) if computes else "reads",
+        share=round(max(mac_share or 0.0, read_share), DIGITS),
+        cold_share=round(max(cold_mac_share or 0.0, cold_gb_s / machine.memory_gb_s), DIGITS),
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from bdcc.host.bench import DIGITS, Progress
 from bdcc.host.build import build
-from bdcc.host.probes import last_cpus
+from bdcc.host.probes import fastest_cpus
 from bdcc.ir.graph import F32
 
 OURS = "bdcc"
@@ -80,7 +80,7 @@ def time_systems(
     errors: dict[str, float] = {}
     problems: dict[str, str] = {}
     peers: dict[str, _Peer] = {}
-    cpus = last_cpus(threads)
+    cpus = fastest_cpus(threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "input.npy", pictures[0])

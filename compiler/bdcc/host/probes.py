@@ -59,13 +59,22 @@ def measure_machine(*, weight_bytes: int) -> Machine:
     )
 
 
-def last_cpus(count: int) -> list[int]:
-    """The last `count` CPUs of those that this process may use (the first have most other work), or
-    none where that cannot be said.
+def fastest_cpus(count: int) -> list[int]:
+    """So many of the CPUs that this process may use: the fastest where they differ, and then the
+    last (the first have most other work). None where that cannot be said.
     """
     if not hasattr(os, "sched_getaffinity"):
         return []
-    return sorted(os.sched_getaffinity(0))[-count:]
+    return sorted(sorted(os.sched_getaffinity(0), key=lambda cpu: (_capacity(cpu), cpu))[-count:])
+
+
+def _capacity(cpu: int) -> int:
+    for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        try:
+            return int(Path(f"/sys/devices/system/cpu/cpu{cpu}", name).read_text("ascii"))
+        except (OSError, ValueError):
+            continue
+    return 0
 
 
 @contextmanager
@@ -73,7 +82,7 @@ def pinned() -> Iterator[None]:
     """Stays on one CPU, and so do processes started meanwhile: a clock that is measured is then
     that of what is timed.
     """
-    cpus = last_cpus(1)
+    cpus = fastest_cpus(1)
     if not cpus:
         yield
         return

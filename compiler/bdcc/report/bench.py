@@ -9,8 +9,8 @@ from typing import Any
 from bdcc.report.text import size, table
 
 STEP_HEADER = (
-    *("layer", "op", "kernel", "min ms", "median ms", "MAC/cycle", "GB/s", "limit", "of it"),
-    *("cold ms", "of it"),
+    *("layer", "op", "kernel", "min ms", "median ms", "MAC/cycle", "of it", "GB/s", "of it"),
+    *("cold ms", "of limit", "operation"),
 )
 
 
@@ -43,11 +43,12 @@ def _steps_table(steps: Sequence[Mapping[str, Any]]) -> str:
             row[2] = "float" if speed["kernel"] is None else speed["kernel"].removeprefix("bdcc_")
             row += [
                 f"{speed['mac_per_cycle']:.1f}",
+                cell(speed["mac_share"], ".0%"),
                 f"{speed['gb_s']:.1f}",
-                cell(speed["limit"]),
-                cell(speed["share"], ".0%"),
+                f"{speed['read_share']:.0%}",
                 f"{speed['cold_ms']:.4f}",
-                cell(speed["cold_share"], ".0%"),
+                f"{speed['cold_share']:.0%}",
+                cell(speed["operation"]),
             ]
         rows.append(row + [""] * (len(STEP_HEADER) - len(row)))
     return table(STEP_HEADER, rows, left=3)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -51,19 +51,16 @@ def _name(system: Mapping[str, Any]) -> str:
 def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
     """The part of each bar that the limit explains, and the rest."""
     names = [step["layer"] for step in layers]
-    limits = [min(s["speed"]["limit_ms"] or 0.0, s["min_ms"]) for s in layers]
+    limits = [min(1.0, step["speed"]["share"]) * step["min_ms"] for step in layers]
     rest = [step["min_ms"] - limit for step, limit in zip(layers, limits, strict=True)]
     axes.barh(names, limits, color=ORANGE, label="what the core needs at least")
     bars = axes.barh(names, rest, left=limits, color=GRAY, label="the rest")
-    axes.bar_label(bars, list(_shares(layers)), padding=3)
+    labels = [
+        f"{step['min_ms']:.3f}, {step['speed']['share']:.0%} of {step['speed']['limit']}"
+        for step in layers
+    ]
+    axes.bar_label(bars, labels, padding=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * max(step["min_ms"] for step in layers))
     axes.set_xlabel("layer, ms (least)")
     axes.legend(loc="lower right", frameon=False)
-
-
-def _shares(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for step in layers:
-        speed = step["speed"]
-        share = "" if speed["share"] is None else f", {speed['share']:.0%} of {speed['limit']}"
-        yield f"{step['min_ms']:.3f}{share}"
