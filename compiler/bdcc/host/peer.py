@@ -6,8 +6,8 @@ its model, or runs it whenever it is told to. The only file that imports other i
     python -m bdcc.host.peer serve   SYSTEM FOLDER INPUT.npy THREADS ISA CPU,..
 
 SYSTEM: a name of peers.SYSTEMS; ISA: for bdcc, "" for the widest. Serving: {"output": [..],
-"threads": n} is printed, then for each number n that comes in a line {"ms": [..]}, the times of n
-runs.
+"threads": n} is printed, then for each number n that comes in a line {"ms": [..], "cpu_ms": [..]},
+the times of n runs by the clock and of all CPUs together.
 """
 
 from __future__ import annotations
@@ -57,18 +57,21 @@ def serve(system: str, folder: Path, x: F32, *, threads: int, isa: str | None, t
     output = np.asarray(run(), np.float32).reshape(-1)
     print(json.dumps({"output": output.tolist(), "threads": threads}), file=to, flush=True)
     for line in sys.stdin:
+        run()  # fetches what others had evicted
         times = list(_time(run, int(line)))
         if threads > 1:
             time.sleep(SPIN_S)
-        print(json.dumps({"ms": times}), file=to, flush=True)
+        answer = {"ms": [wall for wall, _ in times], "cpu_ms": [cpu for _, cpu in times]}
+        print(json.dumps(answer), file=to, flush=True)
 
 
-def _time(run: Run, count: int) -> Iterator[float]:
-    run()  # fetches what others had evicted
+def _time(run: Run, count: int) -> Iterator[tuple[float, float]]:
+    """Milliseconds of each run, by the clock and of all CPUs together."""
     for _ in range(count):
-        start = time.perf_counter_ns()
+        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
         run()
-        yield (time.perf_counter_ns() - start) / 1e6
+        wall = time.perf_counter_ns() - wall
+        yield wall / 1e6, (time.process_time_ns() - cpu) / 1e6
 
 
 # --- preparing ------------------------------------------------------------------------------------

@@ -65,13 +65,14 @@ def _machine_lines(machine: Mapping[str, Any]) -> str:
 
 
 def _systems_table(systems: Sequence[Mapping[str, Any]]) -> str:
-    header = ["system", "threads", "min ms", "median ms", "ours / its", "off float"]
+    header = ["system", "threads", "min ms", "median ms", "CPU ms", "ours / its", "off float"]
     rows = [
         [
             one["name"],
             str(one["threads"]),
             f"{one['min_ms']:.3f}",
             f"{one['median_ms']:.3f}",
+            f"{one['cpu_ms']:.3f}",
             f"{one['ratio']:.2f}",
             f"{one['error']:.4f}",
         ]
