@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from bdcc.host.limits import OPERATIONS, kernel_family, layer_speed, mac_limit
 from bdcc.host.probes import Machine, fastest_cpus, measure_machine, pinned
 
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
-NARROW = {"generic", "popcnt"}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,24 @@ def layer(family: str | None, **values: Any) -> dict[str, Any]:
 )
 def test_multiplications_per_cycle(family: str | None, operation: str, macs: float) -> None:
     assert mac_limit(layer(family), "avx512", MACHINE) == (operation, pytest.approx(macs))
+
+
+@pytest.mark.parametrize(
+    ("isa", "op", "bits", "macs"),
+    [
+        ("avx512", "Conv", 5, 6 * 64 / 4),
+        ("avx512", "Conv", 6, 6 * 64 / 8),  # 6 * 63 is no byte
+        ("avx2", "Conv", 6, 4 * 32 / 4),
+        ("avx2", "Conv", 7, 4 * 32 / 8),
+        ("generic", "Conv", 8, 8 * 4 / 4),
+        ("generic", "Gemm", 8, 8 / 4),
+    ],
+)
+def test_look_ups(isa: str, op: str, bits: int, macs: float) -> None:
+    rates = dict.fromkeys(("permute512", "shuffle256", "table64"), 1.0)
+    found = mac_limit(layer("lut", op=op, q=bits), isa, replace(MACHINE, rates=rates))
+    assert found is not None
+    assert found[1] == pytest.approx(macs)
 
 
 @pytest.mark.parametrize("family", ["popcount", "bytedot", "lut", "float"])

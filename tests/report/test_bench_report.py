@@ -24,7 +24,13 @@ def step(layer: str, ms: float, kernel: str | None, share: float | None) -> dict
 def system(name: str, ms: float, problem: str | None = None) -> dict[str, Any]:
     return {
         **{"name": name, "threads": 1, "runs": 9, "min_ms": ms, "median_ms": ms + 1},
-        **{"cpu_ms": ms, "ratio": 5 / ms if ms else 0.0, "error": 0.0123, "problem": problem},
+        **{
+            "cpu_ms": ms,
+            "ratio": 5 / ms if ms else 0.0,
+            "cpu_ratio": 0.25,
+            "error": 0.0123,
+            "problem": problem,
+        },
     }
 
 
@@ -55,7 +61,7 @@ def test_all_of_it() -> None:
     assert "\npool1 0.0100 0.0200\n" in text
     assert "fc Conv float 0.2000 0.2200 52.7 - 0.7 2% 0.4000 35% -" in text
     assert "clock 4.04 GHz; reads 38.0 GB/s from memory, 101.0 in the last cache" in text
-    assert "\nx fp32 1 10.000 11.000 10.000 0.50 0.0123\n" in text
+    assert "\nx fp32 1 11.000 10.000 0.50 10.000 0.25 0.0123\n" in text
     assert "\ny: not installed\n" in text
     assert "30.8 MB at most, 30.7 MB steadily" in text
     assert "weights 29.1 MB, arena 1.4 MB, 0.3 MB more" in text

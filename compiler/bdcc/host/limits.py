@@ -15,6 +15,7 @@ from bdcc.host.probes import Machine
 
 DIGITS = 6
 LEAST_MS = 1e-6  # of what is divided by
+BYTE = 255
 # Per family and instruction set: the operation of probe.c that its inner loop repeats, and how many
 # multiplications of a one-bit weight with a one-bit activation (popcount), of a one-bit weight with
 # a code (lut), or of a whole weight with a code (bytedot) or a float one of them does.
@@ -93,10 +94,18 @@ def mac_limit(layer: Mapping[str, Any], isa: str, machine: Machine) -> tuple[str
     operation, macs = OPERATIONS.get(family, {}).get(isa, ("", 0))
     if operation not in machine.rates:
         return None
-    factor = {"popcount": "bases q", "lut": "bases"}.get(family, "").split()
-    for name in factor:
-        macs /= layer[name]
-    return operation, machine.rates[operation] * macs
+    times = 1  # that the operation is done for what it says
+    if family in ("popcount", "lut"):
+        times *= layer["bases"]
+    if family == "popcount":
+        times *= layer["q"]
+    if family == "lut":
+        inputs = {"permute512": 6, "table64": 0}.get(operation, 4)
+        if inputs * (2 ** layer["q"] - 1) > BYTE:  # sums do not fit: low and high bits apart
+            times *= 2
+        if operation == "table64" and layer["op"] == "Gemm":  # no four pixels to share it
+            times *= 4
+    return operation, machine.rates[operation] * macs / times
 
 
 def layer_speed(

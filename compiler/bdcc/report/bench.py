@@ -65,15 +65,17 @@ def _machine_lines(machine: Mapping[str, Any]) -> str:
 
 
 def _systems_table(systems: Sequence[Mapping[str, Any]]) -> str:
-    header = ["system", "threads", "min ms", "median ms", "CPU ms", "ours / its", "off float"]
+    header = ["system", "threads", "median ms", "min ms", "ours / its", "CPU ms", "ours / its"]
+    header.append("off float")
     rows = [
         [
             one["name"],
             str(one["threads"]),
-            f"{one['min_ms']:.3f}",
             f"{one['median_ms']:.3f}",
-            f"{one['cpu_ms']:.3f}",
+            f"{one['min_ms']:.3f}",
             f"{one['ratio']:.2f}",
+            f"{one['cpu_ms']:.3f}",
+            f"{one['cpu_ratio']:.2f}",
             f"{one['error']:.4f}",
         ]
         for one in systems
