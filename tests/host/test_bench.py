@@ -18,7 +18,7 @@ from bdcc.host.probes import Machine
 
 MACHINE = Machine(
     ghz=4.0,
-    rates={"adder64": 0.5, "muladd128": 2.0},
+    rates={"adder128": 0.5, "muladd128": 2.0},
     cache_bytes=1 << 16,
     cache_gb_s=100.0,
     memory_gb_s=10.0,
@@ -73,8 +73,8 @@ def test_layers_of_the_report_have_a_speed(copy: Path) -> None:
     for step, speed in found:
         assert speed.ms == step.min_ms
         assert speed.mac_per_cycle == round(1000 / (step.min_ms * 4e6), 6)
-        assert speed.operation == ("muladd128" if speed.kernel is None else "adder64")
-        assert speed.mac_limit == (8 if speed.kernel is None else 0.5 * 64 / 8)
+        assert speed.operation == ("muladd128" if speed.kernel is None else "adder128")
+        assert speed.mac_limit == (8 if speed.kernel is None else 0.5 * 128 / 8)
         assert speed.gb_s == round(400 / (step.min_ms * 1e6), 6)
 
 

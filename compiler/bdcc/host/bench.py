@@ -147,7 +147,8 @@ def _time_steps(
     ran_warm = _step_times(library, x, rounds=rounds)
     lines = np.ones(COLD_CACHES * machine.cache_bytes // 8, np.uint64)  # reading it evicts the rest
     ran_cold = _step_times(library, x, rounds=min(rounds, COLD_ROUNDS), before=lines.max)
-    least, usual, cold = ran_warm.min(axis=0), np.median(ran_warm, axis=0), ran_cold.min(axis=0)
+    least, usual = _beyond_nothing(ran_warm.min(axis=0)), _beyond_nothing(np.median(ran_warm, 0))
+    cold = np.maximum(_beyond_nothing(ran_cold.min(axis=0)), least)
     steps = []
     for index, fact in enumerate(library.facts.steps):
         layer = layers.get(fact["layer"])
@@ -164,7 +165,7 @@ def _time_steps(
             StepTime(
                 layer=library.step_name(index),
                 min_ms=round(float(least[index]), DIGITS),
-                median_ms=round(float(usual[index]), DIGITS),
+                median_ms=round(max(float(usual[index]), float(least[index])), DIGITS),
                 speed=speed,
             )
         )
@@ -174,8 +175,8 @@ def _time_steps(
 def _step_times(
     library: Library, x: F32, *, rounds: int, before: Callable[[], object] | None = None
 ) -> F64:
-    """Milliseconds, float64 [rounds, steps], without what a call that runs no step takes. before:
-    done ahead of every step, untimed.
+    """Milliseconds, float64 [rounds, steps + 1]: the last of a call that runs no step. before: done
+    ahead of every step, untimed.
     """
     count = library.step_count
     output, arena = np.empty(library.facts.outputs, np.float32), library.new_arena()
@@ -187,4 +188,10 @@ def _step_times(
             start = time.perf_counter_ns()
             library.run_steps(x, output, first, last, arena=arena)
             row[index] = (time.perf_counter_ns() - start) / 1e6
-    return np.maximum(0.0, times[:, :count] - np.median(times[:, count]))
+    return times
+
+
+def _beyond_nothing(times: F64) -> F64:
+    """float64 [steps]: without what a call that runs no step takes, which is the last of times."""
+    beyond: F64 = np.maximum(times[:-1] - times[-1], 0.0)
+    return beyond

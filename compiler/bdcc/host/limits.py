@@ -21,7 +21,7 @@ BYTE = 255
 # a code (lut), or of a whole weight with a code (bytedot) or a float one of them does.
 OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
     "popcount": {
-        "generic": ("adder64", 64),
+        "generic": ("adder128", 128),
         "popcnt": ("popcnt64", 64),
         "avx2": ("adder256", 256),
         "avxvnni": ("adder256", 256),
