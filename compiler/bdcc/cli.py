@@ -545,30 +545,41 @@ def eval(  # the command's name
     _print_json(result) if as_json else click.echo(evaluation_text(result))
 
 
-@cli.command(epilog=_examples("bdcc bench out", "bdcc bench out --layers --isa generic"))
+@cli.command(
+    epilog=_examples(
+        "bdcc bench out --layers --isa generic",
+        "bdcc bench out --peers --model model.onnx -o figures",
+    )
+)
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option("--threads", type=INTEGER, default=1, show_default=True, metavar="N")
-@click.option("--layers", is_flag=True, help="The time of each layer too.")
+@click.option("--layers", is_flag=True, help="Each layer, and its share of what the core can do.")
 @click.option(
     "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
 )
-@click.option("--peers", is_flag=True, hidden=True)
+@click.option(
+    "--peers", is_flag=True, help="onnxruntime, OpenVINO and ncnn in turns (pip: bdcc[bench])."
+)
+@click.option("--model", type=PATH, metavar="MODEL.onnx", help="What the peers run.")
+@click.option(
+    "--data",
+    type=PATH,
+    metavar="DIR",
+    help="Pictures to calibrate the peers' int8 on  [default: generated]",
+)
+@click.option(
+    "-o", "--output", type=PATH, metavar="DIR", help="Write bench.json and bench.svg there."
+)
 @JSON
-def bench(
-    project: Path, threads: int, layers: bool, isa: str | None, peers: bool, as_json: bool
-) -> None:
+def bench(project: Path, as_json: bool, **options: Any) -> None:
     """Time one inference of the library built from OUT."""
-    if peers:
-        raise OptionError("comparing with other tools is not in this version", layer="--peers")
-    from bdcc.host.bench import bench as bench_project
     from bdcc.pipeline.project import open_project
+    from bdcc.pipeline.timing import bench_project
+    from bdcc.report.bench import bench_text
 
-    open_project(project)
-    if threads < 1:
-        raise OptionError(f"{threads} is below 1", layer="--threads")
     with _Watch() as watch:
-        result = bench_project(project, threads=threads, layers=layers, isa=isa, progress=watch)
-    _print_json(result.as_json()) if as_json else click.echo(result.text())
+        result = bench_project(open_project(project), progress=watch, **options)
+    _print_json(result) if as_json else click.echo(bench_text(result))
 
 
 @cli.command(epilog=_examples("bdcc tune out", "bdcc tune out --isa avx2 -o avx2.json"))

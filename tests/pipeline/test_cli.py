@@ -241,15 +241,13 @@ def test_damaged_projects_say_what_to_do(
     [
         ("tune", "out"),
         ("tune", "--help"),
-        ("bench", "out", "--peers"),
     ],
 )
 def test_what_comes_later_is_refused_in_one_line(run: Run, arguments: tuple[str, ...]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert re.fullmatch(r"bdcc: .* is not in this version\.\n", err)
-    shown = run("--help")[1] + run("bench", "--help")[1]
-    assert not re.search("tune|peers", shown)
+    assert "tune" not in run("--help")[1]
 
 
 def test_bench_figures_are_round(run: Run, project: Path) -> None:
@@ -414,6 +412,51 @@ def test_bench_ends_with_its_figures(run: Run, project: Path) -> None:
     assert re.fullmatch(r"min=\d+\.\d+ median=\d+\.\d+ ms", text.splitlines()[-1])
     code, _, err = run("bench", project, "--isa", "abacus")
     assert (code, err.count("\n")) == (1, 1)
+
+
+def test_bench_beside_others(
+    run: Run, trained: Trained, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("bdcc.host.peers.ROUNDS", 2)
+    monkeypatch.setattr("bdcc.host.peers.TURN_MS", 1.0)
+    folder = tmp_path / "new" / "figures"
+    code, text, err = run(
+        *("bench", project, "--layers", "--peers", "--model", trained.model),
+        *("--data", trained.folders, "-o", folder),
+    )
+    assert (code, err) == (0, "")
+    assert re.search(r"\nonnxruntime fp32 +1 ", text)
+    assert re.fullmatch(r"min=\d+\.\d+ median=\d+\.\d+ ms", text.splitlines()[-1])
+    result = json.loads((folder / "bench.json").read_text())
+    systems = {one["name"]: one for one in result["systems"]}
+    assert systems["bdcc"]["ratio"] == 1
+    assert systems["onnxruntime fp32"]["error"] < 1e-3
+    assert systems["onnxruntime int8"]["error"] < 0.3
+    assert systems["bdcc"]["error"] < 1
+    assert "onnxruntime fp32" in (folder / "bench.svg").read_text()
+    speeds = [step["speed"] for step in result["steps"] if step["speed"] is not None]
+    assert [speed["macs"] for speed in speeds] == [
+        layer["macs"] for layer in report_of(project)["layers"]
+    ]
+    assert all(speed["share"] > 0 for speed in speeds)
+    memory = result["memory"]
+    assert memory["peak_bytes"] < memory["weight_bytes"] + memory["arena_bytes"] + 4e6
+
+
+def test_bench_refuses_what_cannot_be(
+    run: Run, trained: Trained, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (("--peers",), "--peers: other systems run the ONNX model, which is not given"),
+        (("--peers", "--model", trained.branched), "is not the model that this project was"),
+        (("--threads", "0"), "--threads: 0 is below 1"),
+        (("-o", tmp_path / "file"), "cannot be made"),
+    ):
+        code, out, err = run("bench", project, *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert message in err
 
 
 def test_targets_lists_host_and_generic(run: Run) -> None:

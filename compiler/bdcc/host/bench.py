@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,28 +13,40 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from bdcc.host.facts import read_layers
 from bdcc.host.library import Library
+from bdcc.host.limits import Speed, layer_speed
+from bdcc.host.probes import Machine, measure_machine, pinned
 from bdcc.ir.graph import F32
 
+F64 = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 BUDGET_S = 2.0  # rounds go on for so long, unless their number is given
 ROUNDS = (7, 1000)  # and are at least, at most so many
 SHARE_MS = 5.0  # what a thread gets to do in a round, where pictures are quick
 MOST_PICTURES = 500
 DIGITS = 6  # of milliseconds: nanoseconds
+COLD_CACHES = 2  # as many times what the caches hold is read before a step that shall find nothing
+COLD_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
+    """speed: of a weight layer, else None."""
+
     layer: str
+    min_ms: float
     median_ms: float
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
     """Milliseconds per picture; with several threads each runs pictures of its own, and the time of
-    a round is divided by the number of all. steps: empty unless asked for."""
+    a round is divided by the number of all. steps, machine: absent unless asked for.
+    """
 
     isa: str
     threads: int
@@ -42,18 +54,10 @@ class BenchResult:
     min_ms: float
     median_ms: float
     steps: tuple[StepTime, ...] = ()
+    machine: Machine | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    def text(self) -> str:
-        width = max((len(step.layer) for step in self.steps), default=0)
-        lines = [f"{step.layer:<{width}}  {step.median_ms:9.4f} ms" for step in self.steps]
-        lines.append(f"{self.isa}, threads: {self.threads}, rounds: {self.rounds}")
-        digits = 2 if self.min_ms >= 0.1 else 5
-        return "\n".join(
-            [*lines, f"min={self.min_ms:.{digits}f} median={self.median_ms:.{digits}f} ms"]
-        )
 
 
 def bench(
@@ -66,7 +70,9 @@ def bench(
     progress: Progress | None = None,
 ) -> BenchResult:
     """Times the library built from `project`. rounds: None for two seconds' worth; layers: each
-    step too. Raises OptionError for an instruction set that this CPU has not."""
+    step too, and what the core could do at most. Raises OptionError for an instruction set that
+    this CPU has not.
+    """
     with Library.open(project, isa=isa) as library, ThreadPoolExecutor(threads) as pool:
         x = np.random.default_rng(0).normal(size=library.facts.input).astype(np.float32)
         library.run(x)  # touches arena and weights
@@ -83,7 +89,18 @@ def bench(
                 list(pool.map(library.run, [pictures] * threads))
 
         times = _time(one_round, rounds, progress)
-        steps = _time_steps(library, x, rounds=min(len(times), 100)) if layers else ()
+        steps: tuple[StepTime, ...] = ()
+        machine = None
+        if layers:
+            with pinned():
+                machine = measure_machine(weight_bytes=library.facts.weight_bytes)
+                steps = _time_steps(
+                    library,
+                    x,
+                    rounds=min(len(times), 100),
+                    layers=read_layers(project),
+                    machine=machine,
+                )
         return BenchResult(
             isa=library.isa,
             threads=threads,
@@ -91,7 +108,15 @@ def bench(
             min_ms=round(min(times) / (threads * share), DIGITS),
             median_ms=round(median(times) / (threads * share), DIGITS),
             steps=steps,
+            machine=machine,
         )
+
+
+def one_picture(library: Library, x: F32, *, threads: int) -> tuple[Callable[[], F32], int]:
+    """What runs the picture x, float32 [C, H, W], and how many of the threads it takes: one, as
+    long as a picture cannot be shared among them.
+    """
+    return lambda: library.run(x), 1
 
 
 def _time(
@@ -110,20 +135,63 @@ def _time(
     return times
 
 
-def _time_steps(library: Library, x: F32, *, rounds: int) -> tuple[StepTime, ...]:
-    """Medians, without what a call that runs no step takes."""
+def _time_steps(
+    library: Library,
+    x: F32,
+    *,
+    rounds: int,
+    layers: Mapping[str, Mapping[str, Any]],
+    machine: Machine,
+) -> tuple[StepTime, ...]:
+    """layers: of report.json, by name."""
+    ran_warm = _step_times(library, x, rounds=rounds)
+    lines = np.ones(COLD_CACHES * machine.cache_bytes // 8, np.uint64)  # reading it evicts the rest
+    ran_cold = _step_times(library, x, rounds=min(rounds, COLD_ROUNDS), before=lines.max)
+    least, usual = _beyond_nothing(ran_warm.min(axis=0)), _beyond_nothing(np.median(ran_warm, 0))
+    cold = np.maximum(_beyond_nothing(ran_cold.min(axis=0)), least)
+    steps = []
+    for index, fact in enumerate(library.facts.steps):
+        layer = layers.get(fact["layer"])
+        speed = None
+        if layer is not None and layer["op"] == fact["op"]:
+            speed = layer_speed(
+                layer,
+                isa=library.isa,
+                machine=machine,
+                ms=round(float(least[index]), DIGITS),
+                cold_ms=round(float(cold[index]), DIGITS),
+            )
+        steps.append(
+            StepTime(
+                layer=library.step_name(index),
+                min_ms=round(float(least[index]), DIGITS),
+                median_ms=round(max(float(usual[index]), float(least[index])), DIGITS),
+                speed=speed,
+            )
+        )
+    return tuple(steps)
+
+
+def _step_times(
+    library: Library, x: F32, *, rounds: int, before: Callable[[], object] | None = None
+) -> F64:
+    """Milliseconds, float64 [rounds, steps + 1]: the last of a call that runs no step. before: done
+    ahead of every step, untimed.
+    """
     count = library.step_count
     output, arena = np.empty(library.facts.outputs, np.float32), library.new_arena()
     times = np.empty((rounds, count + 1))
     for row in times:
         for index, (first, last) in enumerate([*((i, i + 1) for i in range(count)), (0, 0)]):
+            if before is not None:
+                before()
             start = time.perf_counter_ns()
             library.run_steps(x, output, first, last, arena=arena)
             row[index] = (time.perf_counter_ns() - start) / 1e6
-    *medians, nothing = np.median(times, axis=0)
-    return tuple(
-        StepTime(
-            layer=library.step_name(index), median_ms=round(max(0.0, float(ms - nothing)), DIGITS)
-        )
-        for index, ms in enumerate(medians)
-    )
+    return times
+
+
+def _beyond_nothing(times: F64) -> F64:
+    """float64 [steps]: without what a call that runs no step takes, which is the last of times."""
+    beyond: F64 = np.maximum(times[:-1] - times[-1], 0.0)
+    return beyond

@@ -79,45 +79,33 @@ def check_compiler() -> None:
     """Compiles one line with the compiler that make will take: a missing or broken one is found
     before hours of work, not behind them. Raises BuildError.
     """
-    run_source("int main(void) { return 0; }\n")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text("int main(void) { return 0; }\n")
+        compile_program(source, Path(f"{source}.out"), arguments=["-std=c11"])
 
 
-def run_source(text: str, *, include: Path | None = None) -> str:
-    """What a C program prints, "" if this machine cannot run what its compiler makes. Raises
-    BuildError if that makes nothing.
+def compile_program(source: Path, program: Path, *, arguments: Sequence[str] = ()) -> None:
+    """Compiles a program of one file, and of objects and libraries among `arguments`, with the
+    compiler that make takes. Raises BuildError.
     """
     compiler = _compiler()
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder) / "probe.c", Path(folder) / "probe"
-        source.write_text(text)
-        headers = () if include is None else (f"-I{include}",)
-        try:
-            command = [
-                *shlex.split(compiler),
-                "-std=c11",
-                *headers,
-                str(source),
-                "-o",
-                str(program),
-            ]
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", check=False
-            )
-            problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
-        except OSError as error:
-            problem = str(error.strerror)
-        except ValueError as error:  # quotes that do not match
-            problem = str(error)
-        if problem is not None:
-            raise BuildError(
-                f"the C compiler '{compiler}' does not work ({problem})",
-                hint="Install one, or name it by the environment variable CC",
-            )
-        try:
-            ran = subprocess.run([program], capture_output=True, text=True, check=False)
-        except OSError:
-            return ""
-        return ran.stdout if ran.returncode == 0 else ""
+    try:
+        before = [*shlex.split(compiler), str(source)]
+        command = [*before, *arguments, "-o", str(program)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+        problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
+    except OSError as error:
+        problem = str(error.strerror)
+    except ValueError as error:  # quotes that do not match
+        problem = str(error)
+    if problem is not None:
+        raise BuildError(
+            f"the C compiler '{compiler}' does not work ({problem})",
+            hint="Install one, or name it by the environment variable CC",
+        )
 
 
 def _first_error(output: str) -> str:

@@ -13,19 +13,22 @@ from bdcc.approx.model import QuantizedModel, load_oracle
 from bdcc.errors import DataError, OutputError
 
 PROJECT_FILE = Path("host", "project.json")
+REPORT_FILE = "report.json"
 ORACLE_FILE = Path("host", "oracle.npz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectFacts:
-    """name: prefix of the C names; input: (C, H, W); outputs: number of floats; steps: a record
-    per step of the library, in order (`op`, `layer`, `quant`: the tensor whose range its codes
-    have).
+    """name: prefix of the C names; input: (C, H, W); outputs: number of floats; weight_bytes: of
+    the blob; steps: a record per step of the library, in order (`op`, `layer`, `quant`: the tensor
+    whose range its codes have).
     """
 
     name: str
     input: tuple[int, int, int]
     outputs: int
+    weight_bytes: int
+    arena_bytes: int
     steps: tuple[Mapping[str, Any], ...]
 
 
@@ -38,6 +41,8 @@ def read_facts(project: Path) -> ProjectFacts:
             name=record["name"],
             input=(channels, height, width),
             outputs=record["outputs"],
+            weight_bytes=record["weight_bytes"],
+            arena_bytes=record["arena_bytes"],
             steps=tuple(record["steps"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -46,6 +51,15 @@ def read_facts(project: Path) -> ProjectFacts:
             layer=str(project),
             hint="Make one with bdcc compile MODEL.onnx -o OUT",
         ) from None
+
+
+def read_layers(project: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The weight layers of report.json by name; none where it does not tell of any."""
+    try:
+        report = json.loads((project / REPORT_FILE).read_text("utf-8"))
+        return {layer["name"]: layer for layer in report["layers"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def read_oracle(project: Path) -> QuantizedModel:

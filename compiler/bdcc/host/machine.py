@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import functools
 import platform
+import subprocess
+import tempfile
 from pathlib import Path
 
 from bdcc.codegen.emit import shipped
 from bdcc.codegen.targets import ISAS
-from bdcc.host.build import run_source
+from bdcc.host.build import compile_program
 
 _PROBE = """#include <stdio.h>
 #include "bdcc_isa.h"
@@ -25,7 +27,15 @@ int main(void) {
 @functools.cache
 def usable_isas() -> tuple[str, ...]:
     """Instruction sets of this machine, the widest last. Raises BuildError without a compiler."""
-    names = run_source(_PROBE, include=Path(str(shipped("runtime")))).split()
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder) / "isas.c", Path(folder) / "isas"
+        source.write_text(_PROBE)
+        compile_program(source, program, arguments=["-std=c11", f"-I{shipped('runtime')}"])
+        try:
+            ran = subprocess.run([program], capture_output=True, text=True, check=False)
+        except OSError:  # a program for another machine
+            return ISAS[:1]
+    names = ran.stdout.split()
     return tuple(isa for isa in ISAS if isa in names or isa == ISAS[0])
 
 

@@ -22,7 +22,7 @@ from bdcc.data.preprocess import Preprocess
 from bdcc.errors import DataError, ModelError, OutputError
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
-from bdcc.ir.graph import F32, Shape
+from bdcc.ir.graph import F32, Graph, Shape
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.measure import library_logits
 from bdcc.pipeline.options import available_cpus
@@ -64,6 +64,14 @@ def open_project(folder: Path) -> Project:
     )
 
 
+def load_model(project: Project, model: Path) -> Graph:
+    """The float network. Raises ModelError if it is not the one that became the project."""
+    graph = load_onnx(model)
+    if graph.sha256 != project.report["model"]["sha256"]:
+        raise ModelError("is not the model that this project was compiled from", layer=str(model))
+    return graph
+
+
 def sample_pictures(project: Project, data: Path | None, *, count: int) -> F32:
     """float32 [count, C, H, W] as the model takes them, from `data` or generated."""
     if data is None:
@@ -95,9 +103,7 @@ def classify(project: Project, picture: Path, *, model: Path | None) -> dict[str
     """The first classes of a picture file by the built library; with the ONNX model also the float
     answer and the signal-to-noise ratio of each layer."""
     pixels = read_picture(picture, shape=project.shape, preprocess=project.preprocess)
-    graph = None if model is None else load_onnx(model)
-    if graph is not None and graph.sha256 != project.report["model"]["sha256"]:
-        raise ModelError("is not the model that this project was compiled from", layer=str(model))
+    graph = None if model is None else load_model(project, model)
     with Library.open(project.folder) as library:
         logits = library.run_u8(pixels)
         answer: dict[str, Any] = {"picture": picture.name, "top": _top(logits, library)}
