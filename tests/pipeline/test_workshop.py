@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from nets import conv
 
+from bdcc.codegen.costs import shipped_cost_table
 from bdcc.codegen.targets import find_target
 from bdcc.data.preprocess import make_preprocess
 from bdcc.ir.graph import make_graph
@@ -25,6 +26,8 @@ def test_a_layer_named_like_its_tensor_is_no_other_choice(tmp_path: Path) -> Non
         folder=tmp_path / "candidates",
         name="net",
         target=find_target("generic"),
+        cost_table=shipped_cost_table("generic"),
+        family=None,
         preprocess=make_preprocess(shape=SHAPE),
         class_labels=(),
         seed=0,
@@ -38,5 +41,5 @@ def test_a_layer_named_like_its_tensor_is_no_other_choice(tmp_path: Path) -> Non
     assert folders[0] == folders[2] != folders[1]
     assert sorted(tmp_path.glob("candidates/*")) == sorted(set(folders))
     sources = [(folder / "src" / "net_steps.h").read_text() for folder in folders]
-    assert "b2q3" in sources[0]
-    assert "b3q2" in sources[1]
+    assert "2 bases, 3 bits" in sources[0]
+    assert "3 bases, 2 bits" in sources[1]

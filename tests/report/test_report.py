@@ -38,7 +38,8 @@ def example() -> Report:
         q=5,
         macs=1000,
         weight_bytes=99,
-        kernel="popcount",
+        kernel="bdcc_popcount_b4q5",
+        kernel_us={"popcount": 9.5, "lut": 8.0, "bytedot": 7.0},
         weight_error=0.0123,
         predicted_drop_pp=-0.5,
     )
@@ -59,6 +60,7 @@ def example() -> Report:
         model_name="m.onnx",
         model_sha256="0" * 64,
         options={"seed": 0},
+        cost_table={"isa": "avx2", "machine": "some CPU", "sha256": "0" * 64},
         preprocess={
             "preset": "raw",
             "mean": [0.0],

@@ -4,10 +4,9 @@
 A *step* takes `inputs` codes: a table has their 2^inputs sums, and the bits that a filter's basis
 has there are the index. Vector kernels look up a whole register of filters at once and add bytes;
 before a byte can run over they are widened to 16 bits (*flush*), and before those can, multiplied
-by the coefficients and added to y (*fold*). Where one step alone could pass a byte, codes are
-looked up in two parts, the low bits and the high ones.
-
-Every (bases, bits) pair is held by every instruction set.
+by the coefficients and added to y (*fold*). Where one step alone could pass a byte (from 6 bits on
+with tables of six codes, from 7 on with tables of four), codes are looked up in two parts, the low
+bits and the high ones. So every instruction set holds every (bases, bits) pair.
 """
 
 from __future__ import annotations
@@ -17,27 +16,32 @@ from dataclasses import dataclass
 
 BYTE, HALF = 255, 65535
 GENERIC_UNIT = 512  # filters; each unit builds its tables anew
-GENERIC_INPUTS = 8  # a byte of the weights is the index
-GENERIC_WORDS = 4  # words of weights that a dense layer takes at a time
+GENERIC_WORDS = (
+    4  # of weights that a single pixel takes at a time: fills what four pixels' tables need
+)
+GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's of GENERIC_WORDS
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
-PASS_BYTES = 20480  # of indices that all pixels are taken through before the next: part of L1
+NEAR_BYTES = 49152  # of indices and tables that a tile of pixels passes through: what L1 holds
+INDEX_BYTES = 32768  # of indices alone, where a row has more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """What an instruction set looks up with. target: name of its attribute; size: bytes of a
-    register and filters of a unit; inputs: codes per step; accumulators: registers for sums."""
+    """What an instruction set looks up with. size: bytes of a register, filters of a unit;
+    inputs: codes per step; accumulators: registers for sums; least_tile: pixels that make a tile
+    worth it (with one, indices are read where they are used and need no registers)."""
 
     isa: str
     size: int
     inputs: int
     accumulators: int
+    least_tile: int
 
 
 VECTORS = (
-    Vector(isa="popcnt", size=16, inputs=4, accumulators=8),
-    Vector(isa="avx2", size=32, inputs=4, accumulators=8),
-    Vector(isa="avx512", size=64, inputs=6, accumulators=12),
+    Vector(isa="popcnt", size=16, inputs=4, accumulators=9, least_tile=3),
+    Vector(isa="avx2", size=32, inputs=4, accumulators=9, least_tile=3),
+    Vector(isa="avx512", size=64, inputs=6, accumulators=9, least_tile=2),
 )
 
 
@@ -61,13 +65,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One (bases, bits) pair on one instruction set. tile: pixels that share an index;
-    steps: of one pass."""
+    """One (bases, bits) pair on one instruction set. tile: pixels that share an index; held: their
+    16-bit sums are in registers; most: steps of a row that are taken in one go."""
 
     bases: int
     table: Table
     tile: int
-    steps: int
+    held: bool
+    most: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +101,13 @@ def table(vector: Vector, bits: int) -> Table:
 
 def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
     entries = table(vector, bits)
+    tile = vector.accumulators // (bases * entries.parts)
     return Kernel(
         bases=bases,
         table=entries,
-        tile=max(1, vector.accumulators // (bases * entries.parts)),
-        steps=PASS_BYTES // (bases * vector.size),
+        tile=tile if tile >= vector.least_tile else 1,
+        held=vector.isa == "avx512",
+        most=min(entries.limit, INDEX_BYTES // (bases * vector.size)),
     )
 
 
@@ -110,7 +117,8 @@ def generic_kernel(bases: int, bits: int) -> Generic:
 
 def unit_filters(isa: str) -> int:
     """Filters of one unit of work: a row of y has as many, whatever the layer has."""
-    return {vector.isa: vector.size for vector in VECTORS}.get(isa, GENERIC_UNIT)
+    sizes = {vector.isa: vector.size for vector in VECTORS}
+    return sizes.get("avx2" if isa == "avxvnni" else isa, GENERIC_UNIT)
 
 
 def table_bytes(*, bits: int, cells: int, tap_bytes: int) -> int:
@@ -128,7 +136,7 @@ def scratch_bytes(*, bases: int, rows: int, taps: int, tap_bytes: int) -> int:
         (rows * taps * -(-tap_bytes // vector.inputs) + 2 * PIXELS) * bases * vector.size
         for vector in VECTORS
     ]
-    return max(*sizes, 8 * 256 * 8 + GENERIC_UNIT * bases * 8)
+    return max(*sizes, GENERIC_TABLES + GENERIC_UNIT * bases * 8)
 
 
 def _round_up(size: int) -> int:
@@ -143,8 +151,10 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "generics": tuple(generic_kernel(*pair) for pair in ordered),
         "generic_unit": GENERIC_UNIT,
         "generic_words": GENERIC_WORDS,
+        "generic_tables": GENERIC_TABLES,
         "vectors": VECTORS,
         "tables": {v.isa: tuple(table(v, bits) for bits in every_bits) for v in VECTORS},
         "kernels": {v.isa: tuple(kernel(v, *pair) for pair in ordered) for v in VECTORS},
         "pixels": PIXELS,
+        "near": NEAR_BYTES,
     }
