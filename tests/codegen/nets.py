@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bdcc.approx.decompose import decompose
 from bdcc.approx.evaluate import calibrate
 from bdcc.approx.model import QuantizedModel
 from bdcc.approx.quantize import quantize_model
+from bdcc.codegen.binary import Family
 from bdcc.codegen.emit import emit
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import find_target
@@ -266,12 +268,25 @@ def quantized(
 
 
 def write_project(
-    model: QuantizedModel, folder: Path, *, name: str = "net", target: str = "host"
+    model: QuantizedModel,
+    folder: Path,
+    *,
+    name: str = "net",
+    target: str = "host",
+    families: Sequence[Family] = ("popcount",),
 ) -> DeploymentPlan:
-    """Plan and emit into a new folder, with adversarial golden pictures among random ones."""
+    """Plan and emit into a new folder, with adversarial golden pictures among random ones.
+    families: of the decomposed layers, taken in turn.
+    """
     shape = model.graph.shapes[model.graph.input]
     preprocess = make_preprocess(shape=shape, preset="unit")
-    plan = make_plan(model, name=name, target=find_target(target), preprocess=preprocess)
+    plan = make_plan(
+        model,
+        name=name,
+        target=find_target(target),
+        preprocess=preprocess,
+        families=dict(zip(model.decomposed.layers, cycle(families), strict=False)),
+    )
     folder.mkdir(parents=True)
     noise = Noise(shape, 3, 2).images
     strange = noise[0].copy()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ import pytest
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import run_exact
+from bdcc.codegen.targets import ISAS
 from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError, MismatchError, OptionError
 from bdcc.host.build import build
 from bdcc.host.facts import read_facts
-from bdcc.host.library import ISAS, Library
+from bdcc.host.library import Library
 
 SHAPE = (3, 23, 21)
 
@@ -73,6 +75,54 @@ def test_threads_that_share_a_library(
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
+
+
+@pytest.fixture(scope="module")
+def threaded(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    copy = shutil.copytree(net, tmp_path_factory.mktemp("threaded") / "net", symlinks=True)
+    plain = build(copy)
+    before = plain.stat().st_mtime_ns
+    with Library.open(copy, threads=True) as library:
+        yield library
+    assert build(copy).stat().st_mtime_ns == before  # the plain library lies beside it
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
+def test_threads_that_share_a_picture(
+    threaded: Library, images: np.ndarray, expected: np.ndarray, threads: int
+) -> None:
+    with threaded.pool(threads) as pool:
+        assert pool.threads == threads
+        assert np.array_equal(threaded.run_mt(images, pool), expected)
+        assert np.array_equal(threaded.run_mt(images[2], pool), expected[2])
+        output = np.empty(11, np.float32)
+        for index in range(threaded.step_count):
+            threaded.run_steps(images[4], output, index, index + 1, pool=pool)
+        assert np.array_equal(output, expected[4])
+    assert np.array_equal(threaded.run(images), expected)
+
+
+def test_two_pools_at_once(threaded: Library, images: np.ndarray, expected: np.ndarray) -> None:
+    def work(threads: int) -> bool:
+        for _ in range(10):
+            with threaded.pool(threads) as pool:
+                if not np.array_equal(threaded.run_mt(images, pool), expected):
+                    return False
+        return True
+
+    with ThreadPoolExecutor(2) as callers:
+        assert all(callers.map(work, (2, 3)))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 17])
+def test_pools_that_cannot_be(threaded: Library, library: Library, threads: int) -> None:
+    with (
+        pytest.raises(OptionError, match=f"--threads: {threads}: not 1 to 16"),
+        threaded.pool(threads),
+    ):
+        pass
+    with pytest.raises(OptionError, match="without threads"), library.pool(2):
+        pass
 
 
 def test_pixels(library: Library) -> None:

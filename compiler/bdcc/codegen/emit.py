@@ -145,7 +145,8 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     has_pixels = plan.preprocess is not None and input_shape[0] <= 4
     small = len(blob) <= ARRAY_LIMIT
     offsets = {section.name: section.offset for section in plan.sections}
-    interface = json.dumps([input_shape, plan.outputs, plan.arena_bytes, BLOB_FORMAT])
+    arena = [plan.arena_bytes, plan.private_bytes]
+    interface = json.dumps([input_shape, plan.outputs, *arena, BLOB_FORMAT])
     layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
     summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
     steps = [_step(plan, step, offsets) for step in plan.steps]
@@ -158,6 +159,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "outputs": plan.outputs,
         "output_shape": " x ".join(map(str, output_shape)),
         "arena_bytes": plan.arena_bytes,
+        "part_bytes": plan.private_bytes,
         "alignment": ALIGNMENT,
         "arena_align": ALIGNMENT,
         "abi": zlib.crc32(interface.encode()) & 0x7FFFFFFF,

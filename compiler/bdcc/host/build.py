@@ -24,16 +24,20 @@ def build(
     make_args: Sequence[str] = (),
     cc: str | None = None,
     passing: bool = False,
+    threads: bool = False,
 ) -> Path:
     """Runs the project's `make` and returns the shared library; when it is up to date, at once.
 
     make_args: variables and targets for make, e.g. "CFLAGS=-O0"; cc: the C compiler; passing: the
-    folder will be gone after a failure, so nobody is sent there. Raises BuildError with the first
-    line that tells of an error, OutputError if there is no project.
+    folder will be gone after a failure, so nobody is sent there; threads: the library with
+    `<m>_run_mt`, in a folder of its own beside the plain one. Raises BuildError with the first line
+    that tells of an error, OutputError if there is no project.
     """
     facts = read_facts(project)
+    built = Path("build", "threads" if threads else "", f"lib{facts.name}.so")
     compiler = () if cc is None else (f"CC={cc}",)
-    command = ["make", "-C", str(project), f"-j{JOBS}", *compiler, *make_args]
+    threaded = ("THREADS=1", f"BUILD={built.parent}", str(built)) if threads else ()
+    command = ["make", "-C", str(project), f"-j{JOBS}", *compiler, *threaded, *make_args]
     # A make above us (`make test`) must not hand down its options, nor pieces of its job server.
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     try:
@@ -63,7 +67,7 @@ def build(
             layer=str(project),
             hint=f"Run 'make -C {project}' to see all of it",
         )
-    library = project / "build" / f"lib{facts.name}.so"
+    library = project / built
     if not library.is_file():
         raise BuildError(f"make has not built {library.name}", layer=str(project))
     return library

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bdcc.ir.graph import F32
 
 U8 = npt.NDArray[np.uint8]
 
-E_ISA = 8
+E_ISA, E_THREADS = 8, 9
 GUARD_BYTES = 64  # behind the arena: nobody may write there
 GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes large
 
@@ -48,7 +49,19 @@ const char *{m}_info(void);
 const char *{m}_isa(const void *);
 size_t {m}_arena_bytes(void);
 size_t {m}_handle_bytes(void);
+int {m}_pool_start(void *, int);
+int {m}_pool_stop(void *);
+int {m}_run_steps_mt(const void *, void *, void *, size_t, const float *, float *, int, int);
+size_t {m}_pool_bytes(void);
+size_t {m}_arena_bytes_mt(int);
 """
+
+
+def aligned(size: int) -> U8:
+    """Memory for an arena, full of garbage: uint8 [size]."""
+    memory = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +72,15 @@ class StepOutput:
     tensor: str
     bits: int
     array: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Threads that run one picture together (Library.pool), and the arena that they do it in."""
+
+    threads: int
+    handle: Any
+    arena: U8
 
 
 class Library:
@@ -85,9 +107,9 @@ class Library:
         self._handle = self._initialise(isa)
 
     @classmethod
-    def open(cls, project: Path, *, isa: str | None = None) -> Library:
-        """Builds the project if need be, and loads its library."""
-        return cls(build(project), read_facts(project), isa=isa)
+    def open(cls, project: Path, *, isa: str | None = None, threads: bool = False) -> Library:
+        """Builds the project if need be, and loads its library. threads: the one with `pool`."""
+        return cls(build(project, threads=threads), read_facts(project), isa=isa)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         return getattr(self._library, f"{self.facts.name}_{function}")(*arguments)
@@ -207,20 +229,55 @@ class Library:
             return np.concatenate(list(pool.map(self._run, shares)))
 
     def run_steps(
-        self, x: F32, output: F32, first: int, last: int, *, arena: U8 | None = None
+        self,
+        x: F32,
+        output: F32,
+        first: int,
+        last: int,
+        *,
+        arena: U8 | None = None,
+        pool: Pool | None = None,
     ) -> None:
-        """Steps first..last-1 on what the steps before left in the arena (None: this thread's).
+        """Steps first..last-1 on what the steps before left in the arena: the pool's, with a pool,
+        else the one given, or this thread's.
 
         x: float32 [C, H, W]; output: float32 [outputs], written by the last step.
         """
-        self._check(
-            self._call(
-                "run_steps",
-                *(self._handle, *self._arena(arena)),
-                *(self._pointer("float[]", x), self._pointer("float[]", output)),
-                *(first, last),
-            )
-        )
+        if pool is None:
+            function, *memory = "run_steps", *self._arena(arena)
+        else:
+            place = self._pointer("char[]", pool.arena)
+            function, *memory = "run_steps_mt", pool.handle, place, pool.arena.size
+        pointers = self._pointer("float[]", x), self._pointer("float[]", output)
+        self._check(self._call(function, self._handle, *memory, *pointers, first, last))
+
+    @contextmanager
+    def pool(self, threads: int) -> Iterator[Pool]:
+        """Threads for `run_mt`, the calling one among them; one run at a time.
+
+        Raises OptionError if their number is not 1 to 16 or the system has not so many, or if the
+        library was not opened with threads=True.
+        """
+        if not hasattr(self._library, f"{self.facts.name}_pool_start"):
+            raise OptionError("the library was built without threads", layer=self.facts.name)
+        handle = self._ffi.new("uint64_t[]", self._call("pool_bytes") // 8 + 1)
+        status = self._call("pool_start", handle, threads)
+        if status == E_THREADS:
+            raise OptionError(f"{threads}: {self._text('strerror', status)}", layer="--threads")
+        self._check(status)
+        try:
+            arena = aligned(self._call("arena_bytes_mt", threads))
+            yield Pool(threads=threads, handle=handle, arena=arena)
+        finally:
+            self._check(self._call("pool_stop", handle))
+
+    def run_mt(self, x: npt.ArrayLike, pool: Pool) -> F32:
+        """`run`, each picture by all threads of the pool."""
+        images, single = self._images(x, self.facts.input, np.float32)
+        output = np.empty((len(images), self.facts.outputs), np.float32)
+        for image, out in zip(images, output, strict=True):
+            self.run_steps(image, out, 0, self.step_count, pool=pool)
+        return output[0] if single else output
 
     def trace(self, x: npt.ArrayLike) -> tuple[StepOutput, ...]:
         """What every step leaves in memory for one picture x, float32 [C, H, W].
@@ -254,10 +311,7 @@ class Library:
 
     def new_arena(self) -> U8:
         """An aligned arena full of garbage, with GUARD_BYTES more behind it."""
-        size = self.arena_bytes + GUARD_BYTES
-        memory = np.full(size + ALIGNMENT, GARBAGE, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size]
+        return aligned(self.arena_bytes + GUARD_BYTES)
 
     def _arena(self, arena: U8 | None = None) -> tuple[Any, int]:
         """Pointer and size of an arena: the given one, or this thread's."""
