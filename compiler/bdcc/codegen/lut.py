@@ -21,8 +21,7 @@ GENERIC_WORDS = (
 )
 GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's of GENERIC_WORDS
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
-NEAR_BYTES = 49152  # of indices and tables that a tile of pixels passes through: what L1 holds
-INDEX_BYTES = 32768  # of indices alone, where a row has more
+NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
         table=entries,
         tile=tile if tile >= vector.least_tile else 1,
         held=vector.isa == "avx512",
-        most=min(entries.limit, INDEX_BYTES // (bases * vector.size)),
+        most=min(entries.limit, NEAR_BYTES // (bases * vector.size)),
     )
 
 
