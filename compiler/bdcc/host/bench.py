@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.host.facts import read_layers
-from bdcc.host.library import Library
+from bdcc.host.library import Library, Pool
 from bdcc.host.limits import Speed, layer_speed
 from bdcc.host.probes import Machine, measure_machine, pinned
 from bdcc.ir.graph import F32
@@ -25,8 +24,6 @@ F64 = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 BUDGET_S = 2.0  # rounds go on for so long, unless their number is given
 ROUNDS = (7, 1000)  # and are at least, at most so many
-SHARE_MS = 5.0  # what a thread gets to do in a round, where pictures are quick
-MOST_PICTURES = 500
 DIGITS = 6  # of milliseconds: nanoseconds
 COLD_CACHES = 2  # as many times what the caches hold is read before a step that shall find nothing
 COLD_ROUNDS = 10
@@ -44,8 +41,8 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """Milliseconds per picture; with several threads each runs pictures of its own, and the time of
-    a round is divided by the number of all. steps, machine: absent unless asked for.
+    """Milliseconds per picture, which all threads work on. steps, machine: absent unless asked
+    for.
     """
 
     isa: str
@@ -73,30 +70,21 @@ def bench(
     step too, and what the core could do at most. Raises OptionError for an instruction set that
     this CPU has not.
     """
-    with Library.open(project, isa=isa) as library, ThreadPoolExecutor(threads) as pool:
+    with Library.open(project, isa=isa, threads=threads > 1) as library, ExitStack() as stack:
         x = np.random.default_rng(0).normal(size=library.facts.input).astype(np.float32)
-        library.run(x)  # touches arena and weights
-        share = 1
-        if threads > 1:  # enough for each thread to make handing over the work small beside it
-            once = _time(lambda: library.run(x), 3, None)
-            share = math.ceil(SHARE_MS / max(median(once), SHARE_MS / MOST_PICTURES))
-        pictures = np.repeat(x[None], share, axis=0)
-
-        def one_round() -> None:
-            if threads == 1:
-                library.run(x)
-            else:
-                list(pool.map(library.run, [pictures] * threads))
-
-        times = _time(one_round, rounds, progress)
+        pool = stack.enter_context(library.pool(threads)) if threads > 1 else None
+        run = one_picture(library, x, pool=pool)
+        run()  # touches arena and weights
+        times = _time(run, rounds, progress)
         steps: tuple[StepTime, ...] = ()
         machine = None
         if layers:
-            with pinned():
+            with pinned() if pool is None else nullcontext():
                 machine = measure_machine(weight_bytes=library.facts.weight_bytes)
                 steps = _time_steps(
                     library,
                     x,
+                    pool=pool,
                     rounds=min(len(times), 100),
                     layers=read_layers(project),
                     machine=machine,
@@ -105,18 +93,18 @@ def bench(
             isa=library.isa,
             threads=threads,
             rounds=len(times),
-            min_ms=round(min(times) / (threads * share), DIGITS),
-            median_ms=round(median(times) / (threads * share), DIGITS),
+            min_ms=round(min(times), DIGITS),
+            median_ms=round(median(times), DIGITS),
             steps=steps,
             machine=machine,
         )
 
 
-def one_picture(library: Library, x: F32, *, threads: int) -> tuple[Callable[[], F32], int]:
-    """What runs the picture x, float32 [C, H, W], and how many of the threads it takes: one, as
-    long as a picture cannot be shared among them.
-    """
-    return lambda: library.run(x), 1
+def one_picture(library: Library, x: F32, *, pool: Pool | None) -> Callable[[], F32]:
+    """What runs the picture x, float32 [C, H, W], on all threads of the pool or on this one."""
+    if pool is None:
+        return lambda: library.run(x)
+    return lambda: library.run_mt(x, pool)
 
 
 def _time(
@@ -139,14 +127,15 @@ def _time_steps(
     library: Library,
     x: F32,
     *,
+    pool: Pool | None,
     rounds: int,
     layers: Mapping[str, Mapping[str, Any]],
     machine: Machine,
 ) -> tuple[StepTime, ...]:
     """layers: of report.json, by name."""
-    ran_warm = _step_times(library, x, rounds=rounds)
+    ran_warm = _step_times(library, x, pool=pool, rounds=rounds)
     lines = np.ones(COLD_CACHES * machine.cache_bytes // 8, np.uint64)  # reading it evicts the rest
-    ran_cold = _step_times(library, x, rounds=min(rounds, COLD_ROUNDS), before=lines.max)
+    ran_cold = _step_times(library, x, pool=pool, rounds=min(rounds, COLD_ROUNDS), before=lines.max)
     least, usual = _beyond_nothing(ran_warm.min(axis=0)), _beyond_nothing(np.median(ran_warm, 0))
     cold = np.maximum(_beyond_nothing(ran_cold.min(axis=0)), least)
     steps = []
@@ -173,7 +162,12 @@ def _time_steps(
 
 
 def _step_times(
-    library: Library, x: F32, *, rounds: int, before: Callable[[], object] | None = None
+    library: Library,
+    x: F32,
+    *,
+    pool: Pool | None,
+    rounds: int,
+    before: Callable[[], object] | None = None,
 ) -> F64:
     """Milliseconds, float64 [rounds, steps + 1]: the last of a call that runs no step. before: done
     ahead of every step, untimed.
@@ -186,7 +180,7 @@ def _step_times(
             if before is not None:
                 before()
             start = time.perf_counter_ns()
-            library.run_steps(x, output, first, last, arena=arena)
+            library.run_steps(x, output, first, last, arena=arena, pool=pool)
             row[index] = (time.perf_counter_ns() - start) / 1e6
     return times
 

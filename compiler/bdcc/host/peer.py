@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,23 +47,24 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(system: str, folder: Path, x: F32, *, threads: int, isa: str | None, to: TextIO) -> None:
-    if system == "bdcc":
-        run, threads = load_bdcc(folder, x, threads, isa)
-    elif system.startswith("onnxruntime"):
-        run = load_onnxruntime(model_file(system, folder), x, threads)
-    elif system.startswith("openvino"):
-        run = load_openvino(model_file(system, folder), x, threads)
-    else:
-        run = load_ncnn(model_file(system, folder), x, threads)
-    output = np.asarray(run(), np.float32).reshape(-1)
-    print(json.dumps({"output": output.tolist(), "threads": threads}), file=to, flush=True)
-    for line in sys.stdin:
-        run()  # fetches what others had evicted
-        times = list(_time(run, int(line)))
-        if threads > 1:
-            time.sleep(SPIN_S)
-        answer = {"ms": [wall for wall, _ in times], "cpu_ms": [cpu for _, cpu in times]}
-        print(json.dumps(answer), file=to, flush=True)
+    with ExitStack() as stack:
+        if system == "bdcc":
+            run = load_bdcc(folder, x, threads, isa, stack)
+        elif system.startswith("onnxruntime"):
+            run = load_onnxruntime(model_file(system, folder), x, threads)
+        elif system.startswith("openvino"):
+            run = load_openvino(model_file(system, folder), x, threads)
+        else:
+            run = load_ncnn(model_file(system, folder), x, threads)
+        output = np.asarray(run(), np.float32).reshape(-1)
+        print(json.dumps({"output": output.tolist(), "threads": threads}), file=to, flush=True)
+        for line in sys.stdin:
+            run()  # fetches what others had evicted
+            times = list(_time(run, int(line)))
+            if threads > 1:
+                time.sleep(SPIN_S)
+            answer = {"ms": [wall for wall, _ in times], "cpu_ms": [cpu for _, cpu in times]}
+            print(json.dumps(answer), file=to, flush=True)
 
 
 def _time(run: Run, count: int) -> Iterator[tuple[float, float]]:
@@ -158,13 +160,14 @@ def quantize_nncf(model: Path, calib: F32, file: Path) -> None:
 # --- running --------------------------------------------------------------------------------------
 
 
-def load_bdcc(project: Path, x: F32, threads: int, isa: str | None) -> tuple[Run, int]:
-    """And the threads that one picture takes."""
+def load_bdcc(project: Path, x: F32, threads: int, isa: str | None, stack: ExitStack) -> Run:
+    """stack: what it needs is closed with."""
     from bdcc.host.bench import one_picture
     from bdcc.host.library import Library
 
-    library = Library.open(project, isa=isa)
-    return one_picture(library, x, threads=threads)
+    library = stack.enter_context(Library.open(project, isa=isa, threads=threads > 1))
+    pool = stack.enter_context(library.pool(threads)) if threads > 1 else None
+    return one_picture(library, x, pool=pool)
 
 
 def load_onnxruntime(file: Path, x: F32, threads: int) -> Run:
