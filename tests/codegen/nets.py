@@ -273,7 +273,7 @@ def write_project(
     *,
     name: str = "net",
     target: str = "host",
-    families: Sequence[Family] = ("popcount",),
+    families: Sequence[Family] = ("bytedot", "lut", "popcount"),
 ) -> DeploymentPlan:
     """Plan and emit into a new folder, with adversarial golden pictures among random ones.
     families: of the decomposed layers, taken in turn.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bdcc.codegen.binary import FAMILIES
 from bdcc.host.build import build
 from bdcc.host.library import Library
 from codegen.nets import (
@@ -108,7 +109,9 @@ def test_every_step_kind(bases: int, tmp_path: Path) -> None:
 def test_random_layers(seed: int, tmp_path: Path) -> None:
     graph, bases, bits = random_chain(seed)
     mode = "dynamic" if seed % 4 == 3 else "clip"
-    write_project(quantized(graph, bases=bases, bits=bits, mode=mode), tmp_path / "net")
+    families = FAMILIES[seed % 3 :] + FAMILIES[: seed % 3]
+    model = quantized(graph, bases=bases, bits=bits, mode=mode)
+    write_project(model, tmp_path / "net", families=families)
     run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")
     run(["./selftest"], tmp_path / "net")
 
@@ -134,7 +137,9 @@ def test_joined_maps(mode: str, tmp_path: Path) -> None:
 def test_random_branches(seed: int, tmp_path: Path) -> None:
     graph, bases, bits = random_branches(seed)
     mode = "dynamic" if seed % 4 == 3 else "clip"
-    write_project(quantized(graph, bases=bases, bits=bits, mode=mode), tmp_path / "net")
+    families = FAMILIES[seed % 3 :] + FAMILIES[: seed % 3]
+    model = quantized(graph, bases=bases, bits=bits, mode=mode)
+    write_project(model, tmp_path / "net", families=families)
     run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")
     run(["./selftest"], tmp_path / "net")
 

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: 0BSD
+"""Bits -> int8 weights -> byte dot products in C, for every compiler and instruction set of this
+machine, against the plain integer product of codes and integer weights in NumPy."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+
+from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
+from bdcc.codegen.bytedot import UNIT, WIDE_BELOW, flush_interval, template_variables
+from bdcc.codegen.packing import LANES, pack_filters
+from bdcc.codegen.targets import ISAS
+from codegen.test_lut import isas, run, views
+from codegen.test_popcount import Case, plain_product, random_layer
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
+EVERY = tuple(range(1, 8))
+# Filters that fill a unit, its parts of 1, 2 and 3 blocks, and more than one; pixels around tiles.
+LAYERS = (
+    *(
+        Case(form="direct", channels=8, size=(1, 13), kernel=(1, 1), filters=filters)
+        for filters in (1, 9, 17, 25, 33, 72)
+    ),
+    *(
+        Case(form="direct", channels=16, size=(2, pixels), kernel=(2, 2), filters=40, zero=1)
+        for pixels in (2, 3, 5, 6, 7, 10, 18)
+    ),
+    *(
+        Case(form="gathered", channels=k, size=(1, 3), filters=3)
+        for k in (1, 7, 8, 9, 63, 64, 65, 449)
+    ),
+    Case(form="gathered", channels=3, size=(23, 19), filters=9, kernel=(11, 11), strides=(4, 4)),
+    Case(
+        form="gathered", channels=20, size=(7, 9), kernel=(3, 2), dilations=(2, 3), groups=2,
+        pads=(2, 1, 0, 1), filters=18, zero=1,
+    ),
+    *(
+        Case(form="direct", channels=c, size=(4, 5), kernel=(3, 3), pads=(1, 1, 1, 1), zero=1)
+        for c in (1, 7, 9, 64, 136)
+    ),
+    Case(
+        form="direct", channels=14, size=(9, 6), kernel=(2, 3), strides=(2, 3), pads=(0, 1, 3, 2),
+        dilations=(3, 1), groups=2, filters=6, zero=1,
+    ),
+)  # fmt: skip
+
+
+def build(folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int]) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("bytedot.h.j2").render(template_variables(bases, wide=True))
+    (folder / "bytedot_kernels.h").write_text(text)
+    program = folder / "check"
+    command = [
+        cc, *STRICT, *flags, f"-DBASES={' '.join(f'K({b})' for b in bases)}", f"-I{folder}",
+        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("bytedot_check.c")),
+        "-o", str(program),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+    rng = np.random.default_rng(7)
+    records, expected = [], []
+    for bases, bits in pairs:
+        for case in cases:
+            decomposition, codes = random_layer(case, bases, bits, rng)
+            plain = plain_product(case, decomposition, codes)
+            out = (plain.shape[1], plain.shape[2])
+            shape = (case.channels // case.groups, *case.kernel)
+            packed = pack_filters(decomposition, kernel=shape, groups=case.groups, form=case.form)
+            _, blocks, rows, words, _, _ = packed.weights.shape
+            per_group = case.filters // case.groups
+            largest = int(np.abs(decomposition.coefficients.astype(int)).sum(axis=1).max())
+            for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
+                for isa in isas(program):
+                    header = struct.pack(
+                        "<16i",
+                        ISAS.index(isa), bases, flush_interval(bits, largest),
+                        packed.weights[group].size, packed.valid.size, x.size,
+                        out[1], out[0] * out[1], blocks, rows, words, view["taps"],
+                        view["tap_bytes"], view["pixel_stride"], view["row_stride"],
+                        view["line_stride"],
+                    )  # fmt: skip
+                    parts = (packed.weights[group], packed.coefficients[group], packed.valid, x)
+                    arrays = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+                    records.append(header + arrays)
+                    part = plain[group * per_group : (group + 1) * per_group]
+                    name = f"b{bases}q{bits} {isa} {case}"
+                    expected.append((name, part.reshape(per_group, -1)))
+    sums = run(program, records)
+    for name, plain in expected:
+        filters, pixels = plain.shape
+        for first in range(0, filters, UNIT * LANES):
+            some = min(UNIT * LANES, filters - first)
+            padded = -(-some // LANES) * LANES
+            got, sums = sums[: padded * pixels].reshape(pixels, padded).T, sums[padded * pixels :]
+            np.testing.assert_array_equal(got[:some], plain[first : first + some], err_msg=name)
+            assert not got[some:].any(), f"{name}: filters that fill up a block are not 0"
+    assert sums.size == 0
+
+
+@pytest.mark.parametrize(
+    ("cc", "flags"),
+    [
+        ("gcc", "-O3"),
+        ("gcc", "-O2 -march=native"),
+        ("gcc", "-O2 -DBDCC_PORTABLE"),
+        ("clang", "-O2"),
+        ("clang", "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"),
+    ],
+)
+def test_kernels_match_plain_product(
+    cc: str, flags: str, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    pairs = ((1, 1), (4, 3), (4, 8), (5, 8), (7, 8))  # 16-bit sums last long, for 2, 1, 0 steps
+    program = build(tmp_path, tool(cc), flags.split(), sorted({bases for bases, _ in pairs}))
+    check(program, pairs, LAYERS)
+
+
+def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    case = Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1)
+    pairs = [(bases, bits) for bases in EVERY for bits in range(1, 9)]
+    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), pairs, (case,))
+
+
+def test_largest_sums(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    """All codes at the top and all weights at plus or minus their cap: no int16 runs over."""
+    case = Case(form="direct", channels=256, size=(1, 7), kernel=(1, 1), filters=2)
+    program = build(tmp_path, tool("gcc"), ["-O1", "-fsanitize=undefined"], EVERY)
+
+    def extreme(bases: int) -> Decomposition:
+        each = np.full(bases, COEFFICIENT_CAP[bases] // bases)
+        each[0] += COEFFICIENT_CAP[bases] - each.sum()
+        return Decomposition(
+            coefficients=np.array([each, -each], np.int16),
+            signs=np.full((2, case.channels), (1 << bases) - 1, np.uint8),
+            scale=np.ones(2, np.float32),
+            bias=np.zeros(2, np.float32),
+        )
+
+    for bases in EVERY:
+        packed = pack_filters(extreme(bases), kernel=(256, 1, 1), groups=1, form="direct")
+        cap = COEFFICIENT_CAP[bases]
+        for bits in range(1, 9):
+            x = np.full(7 * 256, (1 << bits) - 1, np.uint8)
+            parts = (packed.weights, packed.coefficients, packed.valid, x)
+            records = [
+                struct.pack(
+                    "<16i", ISAS.index(isa), bases, flush_interval(bits, cap), packed.weights.size,
+                    packed.valid.size, x.size, 7, 7, 1, 1, 4, 1, 256, 256, 0, 0,
+                )
+                + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+                for isa in isas(program)
+            ]  # fmt: skip
+            sums = run(program, records).reshape(-1, 8)
+            assert (sums[:, 0] == 256 * cap * ((1 << bits) - 1)).all()
+            assert (sums[:, 1] == -256 * cap * ((1 << bits) - 1)).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("cap", sorted(set(COEFFICIENT_CAP.values())))
+def test_flush_interval_holds_in_16_bits(bits: int, cap: int) -> None:
+    flush = flush_interval(bits, cap)
+    assert flush * 2 * ((1 << bits) - 1) * cap < 2**15
+    assert flush >= WIDE_BELOW or (bits, cap) in ((8, 63), (7, 127), (8, 127))
