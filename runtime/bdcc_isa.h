@@ -21,7 +21,7 @@ enum {
 
 /* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses. */
 #if BDCC_X86
-#define BDCC_TARGET_POPCNT __attribute__((target("popcnt,ssse3,sse4.1")))
+#define BDCC_TARGET_POPCNT __attribute__((target("popcnt,sse4.2")))
 #define BDCC_TARGET_AVX2 __attribute__((target("popcnt,avx2")))
 #define BDCC_TARGET_AVXVNNI __attribute__((target("popcnt,avx2,avxvnni")))
 #define BDCC_TARGET_AVX512 \
@@ -58,7 +58,7 @@ BDCC_INLINE int bdcc_isa_usable(int isa) {
     switch (isa) {
     case BDCC_ISA_GENERIC: return 1;
     case BDCC_ISA_POPCNT:
-        return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1");
+        return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("sse4.2");
     case BDCC_ISA_AVX2: return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2");
     case BDCC_ISA_AVXVNNI: /* bit 4 of leaf 7.1: a name that not every compiler knows */
         return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2") &&

@@ -50,7 +50,7 @@ TARGETS = (
         isas=ISAS[:1],
         planned_for="generic",
     ),
-    _x86("x86-64-v2", "x86-64 with SSSE3, SSE4.1 and POPCNT, and nothing wider", "popcnt"),
+    _x86("x86-64-v2", "x86-64 with SSE4.2 and POPCNT (Nehalem), and nothing wider", "popcnt"),
     _x86("x86-64-v3", "x86-64 with AVX2 (Haswell, Zen), and nothing wider", "avx2"),
     _x86("x86-64-vnni", "x86-64 with AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
     _x86("x86-64-avx512", "x86-64 with AVX-512 as of Ice Lake and Zen 4", "avx512"),
