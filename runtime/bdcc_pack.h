@@ -29,7 +29,7 @@ typedef struct {
     int32_t in_h, in_w, in_c;
     int32_t first_channel, channels; /* of the group */
     int32_t pad_top, pad_left, pad_bottom, pad_right;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w; /* read by bdcc_gather_window only */
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w; /* read by bdcc_gather_run only */
     int32_t bits;                                                           /* planes */
     int32_t zero;                                                           /* code of the padding */
     int32_t isa; /* BDCC_ISA_AVX512 packs faster, any other alike; never changes a bit */
@@ -125,9 +125,12 @@ BDCC_INLINE void bdcc_pack_direct(const bdcc_window_t *w, const uint8_t *BDCC_RE
 
 /* memcpy for a few dozen bytes, where calling it costs more than copying. */
 BDCC_INLINE void bdcc_copy_short(uint8_t *BDCC_RESTRICT to, const uint8_t *BDCC_RESTRICT from, size_t count) {
-    if (count >= 16) {
-        for (size_t i = 0; i + 16 <= count; i += 16) memcpy(to + i, from + i, 16);
-        memcpy(to + count - 16, from + count - 16, 16); /* the rest, and some bytes again */
+    if (count >= 32) {
+        for (size_t i = 0; i + 32 <= count; i += 32) memcpy(to + i, from + i, 32);
+        memcpy(to + count - 32, from + count - 32, 32); /* the rest, and some bytes again */
+    } else if (count >= 16) {
+        memcpy(to, from, 16);
+        memcpy(to + count - 16, from + count - 16, 16);
     } else if (count >= 8) {
         memcpy(to, from, 8);
         memcpy(to + count - 8, from + count - 8, 8);
@@ -136,30 +139,28 @@ BDCC_INLINE void bdcc_copy_short(uint8_t *BDCC_RESTRICT to, const uint8_t *BDCC_
     }
 }
 
-/* The kernel_h * kernel_w * channels codes that output pixel (out_y, out_x) sees. */
-BDCC_INLINE void bdcc_gather_window(const bdcc_window_t *w, int32_t out_y, int32_t out_x,
-                                    const uint8_t *BDCC_RESTRICT codes, uint8_t *BDCC_RESTRICT to) {
+/* The kernel_w * channels codes that output column out_x sees of kernel row i of output row out_y. */
+BDCC_INLINE void bdcc_gather_run(const bdcc_window_t *w, int32_t out_y, int32_t i, int32_t out_x,
+                                 const uint8_t *BDCC_RESTRICT codes, uint8_t *BDCC_RESTRICT to) {
     const size_t channels = (size_t)w->channels, taps = channels * (size_t)w->kernel_w;
     const int whole = w->dilation_w == 1 && w->channels == w->in_c; /* then the taps of a kernel row are one run */
+    const int32_t y = out_y * w->stride_h - w->pad_top + i * w->dilation_h;
     const int32_t left = out_x * w->stride_w - w->pad_left;
-    for (int32_t i = 0; i < w->kernel_h; i++, to += taps) {
-        const int32_t y = out_y * w->stride_h - w->pad_top + i * w->dilation_h;
-        if (y < 0 || y >= w->in_h) {
-            memset(to, w->zero, taps);
-            continue;
-        }
-        const uint8_t *row = codes + (ptrdiff_t)y * w->in_w * w->in_c + w->first_channel;
-        if (whole && left >= 0 && left + w->kernel_w <= w->in_w) {
-            bdcc_copy_short(to, row + (ptrdiff_t)left * w->in_c, taps);
-            continue;
-        }
-        for (int32_t j = 0; j < w->kernel_w; j++) {
-            const int32_t x = left + j * w->dilation_w;
-            if (x >= 0 && x < w->in_w) {
-                bdcc_copy_short(to + (size_t)j * channels, row + (ptrdiff_t)x * w->in_c, channels);
-            } else {
-                memset(to + (size_t)j * channels, w->zero, channels);
-            }
+    if (y < 0 || y >= w->in_h) {
+        memset(to, w->zero, taps);
+        return;
+    }
+    const uint8_t *row = codes + (ptrdiff_t)y * w->in_w * w->in_c + w->first_channel;
+    if (whole && left >= 0 && left + w->kernel_w <= w->in_w) {
+        bdcc_copy_short(to, row + (ptrdiff_t)left * w->in_c, taps);
+        return;
+    }
+    for (int32_t j = 0; j < w->kernel_w; j++) {
+        const int32_t x = left + j * w->dilation_w;
+        if (x >= 0 && x < w->in_w) {
+            bdcc_copy_short(to + (size_t)j * channels, row + (ptrdiff_t)x * w->in_c, channels);
+        } else {
+            memset(to + (size_t)j * channels, w->zero, channels);
         }
     }
 }
@@ -172,7 +173,9 @@ BDCC_INLINE void bdcc_gather_row(const bdcc_window_t *w, int32_t out_y, int32_t 
     const size_t count = (size_t)words * 64;
     memset(scratch, 0, count);
     for (int32_t pixel = 0; pixel < pixels; pixel++) {
-        bdcc_gather_window(w, out_y, pixel, codes, scratch);
+        for (int32_t i = 0; i < w->kernel_h; i++) {
+            bdcc_gather_run(w, out_y, i, pixel, codes, scratch + i * w->kernel_w * w->channels);
+        }
         bdcc_pack_run(scratch, count, w->bits, w->isa, planes + (ptrdiff_t)pixel * words * 8,
                       (ptrdiff_t)pixels * words * 8);
     }

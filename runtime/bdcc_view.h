@@ -71,11 +71,13 @@ BDCC_INLINE void bdcc_gather_codes(const bdcc_window_t *w, int32_t out_w, int32_
     const size_t run = (size_t)run_bytes, taps = (size_t)w->channels * (size_t)w->kernel_w;
     const size_t filled = taps * (size_t)w->kernel_h;
     for (int32_t y = rows.first; y < rows.end; y++) {
-        for (int32_t x = 0; x < out_w; x++) {
-            uint8_t *to = out + ((size_t)y * (size_t)out_w + (size_t)x) * run;
-            bdcc_gather_window(w, first_row + y, x, codes, to);
-            memset(to + filled, 0, run - filled);
+        uint8_t *line = out + (size_t)y * (size_t)out_w * run;
+        for (int32_t i = 0; i < w->kernel_h; i++) {
+            for (int32_t x = 0; x < out_w; x++) {
+                bdcc_gather_run(w, first_row + y, i, x, codes, line + (size_t)x * run + (size_t)i * taps);
+            }
         }
+        for (int32_t x = 0; x < out_w; x++) memset(line + (size_t)x * run + filled, 0, run - filled);
     }
 }
 

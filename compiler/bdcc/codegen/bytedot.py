@@ -66,6 +66,53 @@ TILINGS: Mapping[str, Tiling] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Of some bases: the sums of their coefficients, + or -, for every choice of their bits.
+
+    entries: of each filter; registers: that hold those of eight filters; mask: of the code's bits
+    in a byte, the filter's are above; having: for each basis, which of the 64 bytes of a register
+    are for codes with its bit, as C has it.
+    """
+
+    bases: tuple[int, ...]
+    entries: int
+    registers: int
+    mask: int
+    having: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """How AVX-512 turns the bits of so many bases into bytes."""
+
+    bases: int
+    tables: tuple[Table, ...]
+
+
+def expansion(bases: int) -> Expansion:
+    """Tables of three bases, whose eight entries of eight filters fill one register, or of four in
+    two."""
+    sizes = {1: (1,), 2: (2,), 3: (3,), 4: (4,), 5: (3, 2), 6: (3, 3), 7: (4, 3)}[bases]
+    tables, first = [], 0
+    for size in sizes:
+        entries = 16 if size == 4 else 8
+        having = (
+            sum(1 << i for i in range(64) if i % entries >> basis & 1) for basis in range(size)
+        )
+        tables.append(
+            Table(
+                bases=tuple(range(first, first + size)),
+                entries=entries,
+                registers=entries // 8,
+                mask=(1 << size) - 1,
+                having=tuple(f"0x{mask:016x}" for mask in having),
+            )
+        )
+        first += size
+    return Expansion(bases=bases, tables=tuple(tables))
+
+
 def flush_interval(bits: int, largest: int) -> int:
     """Steps whose products of a pair of positions an int16 holds; largest: sum of |c| of a filter,
     the largest of the layer.
@@ -82,8 +129,10 @@ def template_variables(bases: Iterable[int], *, wide: bool) -> dict[str, Any]:
     """What templates/bytedot.h.j2 is rendered with. wide: whether a layer's flush interval is
     below WIDE_BELOW.
     """
+    ordered = tuple(sorted(set(bases)))
     return {
-        "bytedot_bases": tuple(sorted(set(bases))),
+        "bytedot_bases": ordered,
+        "expansions": tuple(expansion(count) for count in ordered),
         "tiles": TILINGS,
         "unit": UNIT,
         "wide": wide,
