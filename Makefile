@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO_OUT ?= demo_out
 DIGITS := examples/digits
-# Test files side by side, one process per core; the tests of a file share what they build.
-PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# Test files side by side, one process per core, which BLAS may not multiply; the tests of a file share what they build.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-full lint venv clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import threadpoolctl
 from nets import Noise, conv, dense, miniature_alexnet, miniature_squeezenet
 
 from bdcc.approx.decompose import decompose
@@ -207,6 +208,25 @@ def test_calibration_sees_what_each_layer_reads() -> None:
         assert seen_stats.minimum == pytest.approx(values.min(), rel=1e-5, abs=1e-6)
         assert seen_stats.maximum == pytest.approx(values.max(), rel=1e-5)
         np.testing.assert_allclose(seen_stats.sample, np.sort(values.ravel()), rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_is_the_same_on_any_number_of_cores() -> None:
+    """Of a product this large two threads of BLAS make other sums than one."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        Flatten(name="flatten", input="x", output="f"),
+        dense(rng, "fc1", "f", 512, 96),
+        dense(rng, "fc2", "fc1_out", 96, 5),
+    ]
+    graph = make_graph(
+        name="wide", input_name="x", input_shape=(8, 8, 8), output="fc2_out", nodes=nodes
+    )
+    model = decompose(graph, bases={"fc2": 2}, workers=1)
+    found = []
+    for cores in (1, 2):
+        with threadpoolctl.threadpool_limits(cores, user_api="blas"):
+            found.append(calibrate(model, Noise(130, (8, 8, 8)), workers=cores)["fc1_out"])
+    assert found[0].sample.tobytes() == found[1].sample.tobytes()
 
 
 def _with_weights(model: DecomposedModel, node):

@@ -9,7 +9,9 @@ that logits differ in the last bits; what is finally reported comes from the exa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
@@ -223,6 +225,13 @@ def one_blas_thread() -> threadpoolctl.threadpool_limits:
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
+@contextmanager
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads do their sums alone, so that their number changes no result."""
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+        yield pool
+
+
 def fake_quantize(x: F32, quant: TensorQuant) -> F32:
     """delta * (q - z) of [n, ...]; a dynamic range is each picture's own. NaN stays NaN."""
     if quant.delta is not None:
@@ -366,18 +375,29 @@ def first_classes(logits: F32) -> I64:
 
 
 def calibrate(
-    model: DecomposedModel, pictures: PictureSource, *, progress: Progress | None = None
+    model: DecomposedModel,
+    pictures: PictureSource,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> Mapping[str, TensorStats]:
-    """What the input of every decomposed layer holds on `pictures`, activations being float."""
+    """What the input of every decomposed layer holds on `pictures`, activations being float.
+
+    The result does not depend on `workers`.
+    """
     network = prepare(model)
     wanted = {node.input for node in model.graph.weight_layers if node.name in model.layers}
     observers = {tensor: RangeObserver() for tensor in wanted}
     total = len(pictures)
-    for start in range(0, total, OBSERVED):
-        stop = min(start + OBSERVED, total)
-        values = forward_all(network, pictures.batch(range(start, stop)), {}, keep=wanted)
-        for tensor, observer in observers.items():
-            observer.observe(values[tensor])
-        if progress:
-            progress("calibrate", stop, total)
+    parts = [range(at, min(at + OBSERVED, total)) for at in range(0, total, OBSERVED)]
+
+    def run(rows: range) -> dict[str, F32]:
+        return forward_all(network, pictures.batch(rows), {}, keep=wanted)
+
+    with threads(workers) as pool:
+        for rows, values in zip(parts, pool.map(run, parts), strict=True):
+            for tensor, observer in observers.items():
+                observer.observe(values[tensor])
+            if progress:
+                progress("calibrate", rows.stop, total)
     return {tensor: observers[tensor].stats() for tensor in sorted(wanted)}

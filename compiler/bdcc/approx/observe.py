@@ -6,8 +6,6 @@ and makes, and the ranges that fit them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +21,7 @@ from bdcc.approx.evaluate import (
     nhwc,
     one_blas_thread,
     prepare,
+    threads,
 )
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, RangeObserver, TensorStats, choose_range
@@ -171,10 +170,3 @@ def _unexplained(observed: Observed, layer: WeightLayer, quant: TensorQuant) -> 
 def batches(count: int) -> list[range]:
     """The pictures that go through a network together."""
     return [range(start, min(start + PICTURES, count)) for start in range(0, count, PICTURES)]
-
-
-@contextmanager
-def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads do their sums alone, so that their number changes no result."""
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        yield pool

@@ -29,9 +29,10 @@ from bdcc.approx.evaluate import (
     nhwc,
     one_blas_thread,
     ordered_weights,
+    threads,
 )
 from bdcc.approx.model import U8, DecomposedModel, Decomposition, QuantizedModel, TensorQuant
-from bdcc.approx.observe import Observed, batches, fit_range, threads
+from bdcc.approx.observe import Observed, batches, fit_range
 from bdcc.approx.quantize import RangeMode
 from bdcc.ir.graph import F32, Conv, Dense, Graph, WeightLayer, reads
 

@@ -79,12 +79,17 @@ def model_key(model: DecomposedModel) -> str:
 
 
 def calibrate_cached(
-    model: DecomposedModel, pictures: Pictures, *, cache: Cache, progress: Progress | None
+    model: DecomposedModel,
+    pictures: Pictures,
+    options: CompileOptions,
+    *,
+    cache: Cache,
+    progress: Progress | None,
 ) -> Mapping[str, TensorStats]:
     """`calibrate`, kept by the model and the pictures."""
 
     def make() -> Arrays:
-        stats = calibrate(model, pictures, progress=progress)
+        stats = calibrate(model, pictures, workers=options.worker_count, progress=progress)
         arrays: dict[str, np.ndarray] = {"tensors": np.array(list(stats), dtype=np.str_)}
         for index, one in enumerate(stats.values()):
             arrays[f"extremes{index}"] = np.array([one.minimum, one.maximum], np.float64)

@@ -121,7 +121,9 @@ class Models:
 
     def stats(self, model: DecomposedModel) -> Mapping[str, TensorStats]:
         """What the model's layers read, activations being float."""
-        return calibrate_cached(model, self.calib, cache=self.cache, progress=self.progress)
+        return calibrate_cached(
+            model, self.calib, self.options, cache=self.cache, progress=self.progress
+        )
 
     def fixed(self, bases: Mapping[str, int], bits: Mapping[str, int]) -> QuantizedModel:
         """B and Q by layer, as given; a tensor takes the most that its readers were given."""
