@@ -94,7 +94,7 @@ struct bdcc_team_s {
 
 /* Until all parts have come so far. Orders memory like a lock. */
 BDCC_UNUSED static void bdcc_team_sync(bdcc_team_t *team) {
-    const unsigned round = atomic_load_explicit(&team->round, memory_order_relaxed); /* stays until this part has come */
+    const unsigned round = atomic_load_explicit(&team->round, memory_order_relaxed); /* until this part comes */
     if (atomic_fetch_add(&team->arrived, 1) + 1 == team->parts) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
         /* Either this sees the sleeper, or the sleeper, who looks once more under the lock, sees the new round: all
