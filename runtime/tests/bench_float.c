@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 199309L
 #include "bdcc_checksum.h"
 #include "bdcc_float.h"
+#include "bdcc_image.h"
 #include "bdcc_isa.h"
 #include "bdcc_lrn.h"
 #include "bdcc_pool.h"
@@ -15,16 +16,17 @@
 
 typedef struct {
     const float *x, *w, *bias;
-    float *y;
+    float *y, *scratch;
     uint8_t *codes;
 } data_t;
 
 static const bdcc_conv_t conv1 = { 224, 224, 3, 54, 54, 96, 11, 11, 4, 4, 0, 0, 1, 1, 1 };
 static const bdcc_conv_t conv2 = { 27, 27, 96, 27, 27, 256, 5, 5, 1, 1, 2, 2, 1, 1, 2 };
 static const bdcc_conv_t conv3 = { 13, 13, 256, 13, 13, 384, 3, 3, 1, 1, 1, 1, 1, 1, 1 };
-static const bdcc_pool_t pool1 = { 54, 54, 96, 27, 27, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 };
+static const bdcc_pool_t pool1 = { 55, 55, 96, 27, 27, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 };
 static const bdcc_quant_t four_bits = { 3.0f, 0, 15 };
-enum { MAP = 54 * 54 * 96, SMALL = 27 * 27, DENSE = 4096 };
+static const uint8_t order[3] = { 0, 1, 2 };
+enum { MAP = 55 * 55 * 96, SMALL = 27 * 27, DENSE = 4096 };
 
 /* name, what it does with `d`, units of work, unit */
 #define CASES(CASE)                                                                                                   \
@@ -32,7 +34,7 @@ enum { MAP = 54 * 54 * 96, SMALL = 27 * 27, DENSE = 4096 };
     CASE(conv2, bdcc_conv_float(&conv2, d->x, d->w, d->bias, 1, d->y, conv2.out_c), 27.0 * 27 * 256 * 1200, "GMAC/s") \
     CASE(conv3, bdcc_conv_float(&conv3, d->x, d->w, d->bias, 1, d->y, conv3.out_c), 169.0 * 384 * 2304, "GMAC/s")     \
     CASE(dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")            \
-    CASE(lrn, bdcc_lrn(d->x, SMALL, 96, 5, 2e-5f, 1.0f, 3, d->y), 4.0 * SMALL * 96, "GB/s")                           \
+    CASE(lrn, bdcc_lrn_float(&(bdcc_lrn_t){ SMALL, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * SMALL * 96, "GB/s")                           \
     CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
     CASE(max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes, pool1.channels), 1.0 * MAP,     \
          "GB/s")                                                                                                      \
@@ -43,6 +45,30 @@ enum { MAP = 54 * 54 * 96, SMALL = 27 * 27, DENSE = 4096 };
          bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w, d->bias, 1, four_bits,       \
                              d->codes, 256),                                                                          \
          4.0 * SMALL * 256, "GB/s")                                                                                   \
+    CASE(epilogue_float,                                                                                              \
+         bdcc_epilogue_float((const int32_t *)(const void *)d->x, 169, 384, 384, d->w, d->bias, 1, d->y, 384),        \
+         4.0 * 169 * 384, "GB/s")                                                                                     \
+    CASE(epilogue_codes_384,                                                                                          \
+         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 169, 384, 384, d->w, d->bias, 1, four_bits,         \
+                             d->codes, 384),                                                                          \
+         4.0 * 169 * 384, "GB/s")                                                                                     \
+    CASE(epilogue_codes_k1,                                                                                           \
+         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 1, 4096, 4096, d->w, d->bias, 1, four_bits,         \
+                             d->codes, 4096),                                                                         \
+         4.0 * 4096, "GB/s")                                                                                          \
+    CASE(input_float, bdcc_input_float(d->x, 3, 227, 227, d->y), 12.0 * 227 * 227, "GB/s")                            \
+    CASE(input_u8, bdcc_input_u8((const uint8_t *)d->w, 3 * 227, 3, 227, 227, d->bias, order, d->y),                  \
+         3.0 * 227 * 227, "GB/s")                                                                                     \
+    CASE(input_codes, bdcc_input_codes(d->x, 3, 227, 227, four_bits, d->codes), 12.0 * 227 * 227, "GB/s") \
+    CASE(input_u8_codes, bdcc_input_u8_codes((const uint8_t *)d->w, 3 * 227, 3, 227, 227, (const uint8_t *)d->bias, order, d->codes),                  \
+         3.0 * 227 * 227, "GB/s")                                                                                     \
+    CASE(lrn_55, bdcc_lrn_float(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * 55 * 55 * 96, "GB/s")                    \
+    CASE(lrn_27, bdcc_lrn_float(&(bdcc_lrn_t){ 27 * 27, 256, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * 27 * 27 * 256, "GB/s")                  \
+    CASE(lrn_codes_55, bdcc_lrn_codes(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->y, four_bits, d->codes), 4.0 * 55 * 55 * 96, "GB/s")                  \
+    CASE(relu, bdcc_relu(d->x, MAP, d->y), 4.0 * MAP, "GB/s")                                                         \
+    CASE(gap, bdcc_global_average_pool(d->x, 169, 1000, d->y), 4.0 * 169000, "GB/s")                                  \
+    CASE(output, bdcc_output_float(d->x, 1000, 1, 1, d->y), 4.0 * 1000, "GB/s")                                       \
+    CASE(reorder, bdcc_output_float(d->x, 256, 6, 6, d->y), 4.0 * 9216, "GB/s")                                       \
     CASE(softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                                  \
     CASE(checksum, d->y[0] = (float)bdcc_checksum(d->w, 4 * DENSE * DENSE), 4.0 * DENSE * DENSE, "GB/s")
 
@@ -95,12 +121,21 @@ static void measure(const case_t *c, const data_t *d) {
     printf("%10.1f us %6.1f %-6s", best * 1e6, c->work / best * 1e-9, c->unit);
 }
 
-int main(void) {
+/* bench_float [CASE ..]: these cases, or all whose name begins so. */
+static int chosen(const char *name, int argc, char **argv) {
+    for (int i = 1; i < argc; ++i) {
+        if (strncmp(name, argv[i], strlen(argv[i])) == 0) return 1;
+    }
+    return argc < 2;
+}
+
+int main(int argc, char **argv) {
     const size_t weights = (size_t)DENSE * DENSE;
     const data_t d = { floats(MAP, random_float), floats(weights, random_float), floats(DENSE, random_float),
-                       floats(MAP, random_float), (uint8_t *)room(MAP, 1) };
+                       floats(MAP, random_float), floats(4096, random_float), (uint8_t *)room(MAP, 1) };
     printf("%-15s %-24s%-24s%-24s\n", "", "   generic", "   avx2", "   avx512");
     for (size_t i = 0; i < sizeof generic / sizeof generic[0]; ++i) {
+        if (!chosen(generic[i].name, argc, argv)) continue;
         printf("%-15s", generic[i].name);
         measure(&generic[i], &d);
 #if BDCC_X86

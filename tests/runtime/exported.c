@@ -48,10 +48,22 @@ TARGET void relu(const float *x, size_t n, float *y);
 TARGET void relu(const float *x, size_t n, float *y) { bdcc_relu(x, n, y); }
 
 TARGET void lrn(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
-                int32_t quarters, float *y);
+                int32_t quarters, float *scratch, float *y);
 TARGET void lrn(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
-                int32_t quarters, float *y) {
-    bdcc_lrn(x, pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters, y);
+                int32_t quarters, float *scratch, float *y) {
+    const bdcc_lrn_t g = { pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters };
+    bdcc_lrn_float(&g, x, scratch, y);
+}
+
+TARGET void lrn_codes(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
+                      int32_t quarters, float *scratch, const float *reciprocal, int32_t zero_point, int32_t top,
+                      uint8_t *codes);
+TARGET void lrn_codes(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
+                      int32_t quarters, float *scratch, const float *reciprocal, int32_t zero_point, int32_t top,
+                      uint8_t *codes) {
+    const bdcc_lrn_t g = { pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters };
+    const bdcc_quant_t q = { *reciprocal, zero_point, top };
+    bdcc_lrn_codes(&g, x, scratch, q, codes);
 }
 
 TARGET void softmax(const float *x, int32_t pixels, int32_t channels, float *y);
@@ -107,6 +119,21 @@ TARGET void input_u8(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t
 TARGET void input_u8(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w, const float *table,
                      const uint8_t *order, float *nhwc) {
     bdcc_input_u8(pixels, row_bytes, c, h, w, table, order, nhwc);
+}
+
+TARGET void input_u8_codes(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w,
+                           const uint8_t *table, const uint8_t *order, uint8_t *nhwc);
+TARGET void input_u8_codes(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w,
+                           const uint8_t *table, const uint8_t *order, uint8_t *nhwc) {
+    bdcc_input_u8_codes(pixels, row_bytes, c, h, w, table, order, nhwc);
+}
+
+TARGET void input_codes(const float *nchw, int32_t c, int32_t h, int32_t w, const float *reciprocal,
+                        int32_t zero_point, int32_t top, uint8_t *nhwc);
+TARGET void input_codes(const float *nchw, int32_t c, int32_t h, int32_t w, const float *reciprocal,
+                        int32_t zero_point, int32_t top, uint8_t *nhwc) {
+    const bdcc_quant_t q = { *reciprocal, zero_point, top };
+    bdcc_input_codes(nchw, c, h, w, q, nhwc);
 }
 
 /* shorter: the crop's, or 0 to stretch. */

@@ -219,6 +219,7 @@ def _step(plan: DeploymentPlan, step: Step, offsets: dict[str, int]) -> dict[str
         "in_offset": offset(source),
         "out_offset": offset(output),
         "scratch_offset": arena.get(f"scratch:{step.name}", 0),
+        "scratch_bytes": step.scratch_bytes,
         "count": (source or output).count if (source or output) else 0,  # type: ignore[union-attr]
         "shape": shape,
         "bits": bits,

@@ -37,6 +37,11 @@ def pool_geometry(
     }  # fmt: skip
 
 
+def lrn_scratch_bytes(channels: int, size: int) -> int:
+    """What bdcc_lrn.h calls BDCC_LRN_SCRATCH, in bytes."""
+    return 4 * (channels + 8 * (channels + size) + 16)
+
+
 def gemm_geometry(
     node: WeightLayer, packed: Packed, *, bits: int, source: MapShape, pixels: int
 ) -> tuple[dict[str, Any], int, int]:

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
+from bdcc.approx.quantize import quantize_array
 from bdcc.approx.simulate import layer_constants
 from bdcc.codegen.bounds import magnitude_bounds
 from bdcc.codegen.geometry import (
     check_int32,
     gemm_geometry,
+    lrn_scratch_bytes,
     pack_layer,
     pool_geometry,
     scratch_areas,
@@ -217,12 +219,16 @@ class StepBuilder:
     # Steps
 
     def _add_input(self) -> None:
+        """The caller's floats or pixels; as codes at once if nothing reads floats."""
         tensor = self.graph.input
-        buffer = self._buffer(tensor, None, sliced=False)
+        quant = self.carried[tensor]
+        made = self.static[quant] if quant else None
+        buffer = self._buffer(tensor, quant, sliced=False)
         sections: tuple[str, ...] = ()
         if self.preprocess is not None:
+            table = self.preprocess.table()
             self.arrays["pixel_table"] = np.ascontiguousarray(
-                self.preprocess.table(), dtype=np.float32
+                quantize_array(table, made) if made else table.astype(np.float32, copy=False)
             )
             sections = ("pixel_table",)
         self.steps.append(
@@ -231,13 +237,14 @@ class StepBuilder:
                 name=self._unique("input"),
                 layer=tensor,
                 tensor=tensor,
-                quant=None,
+                quant=quant,
                 input=None,
                 output=buffer,
+                values={"quant": _quant_values(made) if made else None},
                 sections=sections,
             )
         )
-        self._leave(tensor, buffer, None)
+        self._leave(tensor, buffer, quant)
 
     def _add_output(self) -> None:
         tensor = self.graph.output
@@ -315,17 +322,26 @@ class StepBuilder:
             case Concat():
                 self._join(node)
             case Lrn():
+                quant = self.carried[node.output]
+                channels, height, width = self.graph.map_shape(node.output)
                 self._step(
                     "lrn",
                     node,
                     tensor=node.output,
-                    quant=None,
+                    quant=quant,
                     source=self._in_onnx_order(node, node.input),
+                    scratch_bytes=lrn_scratch_bytes(channels, node.size),
                     values={
+                        "geometry": (
+                            ("pixels", height * width),
+                            ("channels", channels),
+                            ("size", node.size),
+                            ("alpha_over_size", c_float(np.float32(node.alpha / node.size))),
+                            ("bias", c_float(np.float32(node.bias))),
+                            ("beta_quarters", round(node.beta * 4)),
+                        ),
                         "size": node.size,
-                        "alpha_over_size": c_float(np.float32(node.alpha / node.size)),
-                        "bias": c_float(np.float32(node.bias)),
-                        "beta_quarters": round(node.beta * 4),
+                        "quant": _quant_values(self.static[quant]) if quant else None,
                     },
                 )
             case Softmax():
