@@ -24,6 +24,7 @@ static const bdcc_conv_t conv1 = { 224, 224, 3, 54, 54, 96, 11, 11, 4, 4, 0, 0, 
 static const bdcc_conv_t conv2 = { 27, 27, 96, 27, 27, 256, 5, 5, 1, 1, 2, 2, 1, 1, 2 };
 static const bdcc_conv_t conv3 = { 13, 13, 256, 13, 13, 384, 3, 3, 1, 1, 1, 1, 1, 1, 1 };
 static const bdcc_pool_t pool1 = { 55, 55, 96, 27, 27, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 };
+static const bdcc_pool_t pool111 = { 111, 111, 96, 55, 55, 3, 3, 2, 2, 0, 0, 1, 1, 0, 0, 0 };
 static const bdcc_quant_t four_bits = { 3.0f, 0, 15 };
 static const uint8_t order[3] = { 0, 1, 2 };
 enum { MAP = 55 * 55 * 96, SMALL = 27 * 27, DENSE = 4096 };
@@ -35,7 +36,9 @@ enum { MAP = 55 * 55 * 96, SMALL = 27 * 27, DENSE = 4096 };
     CASE(conv3, bdcc_conv_float(&conv3, d->x, d->w, d->bias, 1, d->y, conv3.out_c), 169.0 * 384 * 2304, "GMAC/s")     \
     CASE(dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")            \
     CASE(lrn, bdcc_lrn_float(&(bdcc_lrn_t){ SMALL, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * SMALL * 96, "GB/s")                           \
-    CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
+    CASE(max_pool, bdcc_max_pool_float(&pool1, d->x, 0, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
+    CASE(max_pool_finite, bdcc_max_pool_float(&pool1, d->x, 1, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
+    CASE(max_pool_111, bdcc_max_pool_codes(&pool111, (const uint8_t *)d->w, d->codes, 96), 111. * 111 * 96, "GB/s")                         \
     CASE(max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes, pool1.channels), 1.0 * MAP,     \
          "GB/s")                                                                                                      \
     CASE(average_pool, bdcc_average_pool(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                      \

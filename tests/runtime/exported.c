@@ -25,8 +25,13 @@
         bdcc_##name(&g, x, y, g.channels);                                  \
     }
 POOL(max_pool_codes, uint8_t)
-POOL(max_pool_float, float)
 POOL(average_pool, float)
+
+TARGET void max_pool_float(const int32_t *geometry, const float *x, int finite, float *y);
+TARGET void max_pool_float(const int32_t *geometry, const float *x, int finite, float *y) {
+    GEOMETRY(bdcc_pool_t);
+    bdcc_max_pool_float(&g, x, finite, y, g.channels);
+}
 
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y);
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y) {

@@ -128,7 +128,8 @@ class StepBuilder:
         self.floats: dict[str, Buffer] = {}  # tensor -> its float buffer
         self.codes: dict[str, Buffer] = {}  # tensor -> its codes
         self.absorbed: set[str] = set()  # tensors that never exist in memory
-        self.carried = carried_codes(model)
+        self.bounds = magnitude_bounds(model)
+        self.carried = carried_codes(model, self.bounds)
         self.names: set[str] = set()
         self.preprocess = preprocess
 
@@ -289,7 +290,8 @@ class StepBuilder:
                         tensor=node.output,
                         quant=None,
                         source=self.floats[node.input],
-                        values=self._pool(node),
+                        values=self._pool(node)
+                        | {"finite": int(np.isfinite(self.bounds[node.input]))},
                     )
             case AveragePool():
                 self._step(
@@ -533,14 +535,16 @@ def lies_in_onnx_order(graph: Graph, tensor: str) -> bool:
     return len(graph.shapes[tensor]) == 3 or graph.map_shape(tensor)[1:] == (1, 1)
 
 
-def carried_codes(model: QuantizedModel) -> dict[str, str | None]:
+def carried_codes(
+    model: QuantizedModel, bounds: Mapping[str, float]
+) -> dict[str, str | None]:
     """Of each tensor: the quantized tensor whose codes may stand for it everywhere, or None if
     floats are needed.
 
     Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has
     code z). A quantizer with z = 0 does what a Relu in front of it would.
     """
-    graph, bounds = model.graph, magnitude_bounds(model)
+    graph = model.graph
     carried: dict[str, str | None] = {}
 
     def through(node: Node, tensor: str) -> str | None:
