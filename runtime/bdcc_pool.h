@@ -28,20 +28,20 @@ BDCC_INLINE size_t bdcc_pool_source(const bdcc_pool_t *g, int32_t oy, int32_t ox
 }
 
 /* y[c] = OP(y[c], v[c]) for each tap v of one kernel row, ascending; three taps at a time, so that y is seldom touched. */
-#define BDCC_POOL_TAPS(number, OP)                                                            \
-    do {                                                                                      \
-        const size_t tap = (size_t)g->dilation_w * (size_t)channels;                          \
-        const number *v = x + bdcc_pool_source(g, oy, ox, kh, columns.first);                 \
-        int32_t taps = columns.end - columns.first;                                           \
-        for (; taps >= 3; taps -= 3, v += 3 * tap) {                                          \
-            const number *v1 = v + tap, *v2 = v1 + tap;                                       \
-            BDCC_INDEPENDENT                                                                  \
+#define BDCC_POOL_TAPS(number, OP)                                                              \
+    do {                                                                                        \
+        const size_t tap = (size_t)g->dilation_w * (size_t)channels;                            \
+        int32_t taps = columns.end - columns.first;                                             \
+        const number *v = taps > 0 ? x + bdcc_pool_source(g, oy, ox, kh, columns.first) : x;    \
+        for (; taps >= 3; taps -= 3, v += 3 * tap) {                                            \
+            const number *v1 = v + tap, *v2 = v1 + tap;                                         \
+            BDCC_INDEPENDENT                                                                    \
             for (int32_t c = 0; c < channels; ++c) y[c] = OP(OP(OP(y[c], v[c]), v1[c]), v2[c]); \
-        }                                                                                     \
-        for (; taps > 0; --taps, v += tap) {                                                  \
-            BDCC_INDEPENDENT                                                                  \
-            for (int32_t c = 0; c < channels; ++c) y[c] = OP(y[c], v[c]);                     \
-        }                                                                                     \
+        }                                                                                       \
+        for (; taps > 0; --taps, v += tap) {                                                    \
+            BDCC_INDEPENDENT                                                                    \
+            for (int32_t c = 0; c < channels; ++c) y[c] = OP(y[c], v[c]);                       \
+        }                                                                                       \
     } while (0)
 
 BDCC_INLINE uint8_t bdcc_larger_code(uint8_t m, uint8_t v) { return v > m ? v : m; }

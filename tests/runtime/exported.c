@@ -2,7 +2,6 @@
  * The runtime's inline functions as a shared library for test_runtime.py, compiled for TARGET as a model's steps are.
  */
 #include "bdcc_checksum.h"
-#include "bdcc_float.h"
 #include "bdcc_image.h"
 #include "bdcc_isa.h"
 #include "bdcc_lrn.h"
@@ -13,6 +12,11 @@
 #ifndef TARGET
 #define TARGET
 #endif
+
+#define BDCC_TARGET TARGET
+#define BDCC_NAME(x) x
+#define BDCC_ISA_INDEX NEEDS
+#include "bdcc_float_layers.h"
 
 #define GEOMETRY(type) \
     type g;            \

@@ -158,6 +158,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "isas": ISAS,
         "has_pixels": has_pixels,
         "has_kernels": bool(plan.kernels),
+        "has_float_convs": any(step.kind == "conv_float" for step in plan.steps),
         "order": plan.preprocess.rgb_index if plan.preprocess else (),
         "crop": plan.preprocess.crop if plan.preprocess else None,
         "fingerprint": f"{plan.fingerprint:016x}",

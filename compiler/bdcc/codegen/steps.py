@@ -535,9 +535,7 @@ def lies_in_onnx_order(graph: Graph, tensor: str) -> bool:
     return len(graph.shapes[tensor]) == 3 or graph.map_shape(tensor)[1:] == (1, 1)
 
 
-def carried_codes(
-    model: QuantizedModel, bounds: Mapping[str, float]
-) -> dict[str, str | None]:
+def carried_codes(model: QuantizedModel, bounds: Mapping[str, float]) -> dict[str, str | None]:
     """Of each tensor: the quantized tensor whose codes may stand for it everywhere, or None if
     floats are needed.
 
