@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
- * What the float layers of bdcc_float_layers.h have in common for all instruction sets. Every output has one accumulator
- * and takes its products in ascending order, rounded one by one, so that the result does not depend on the CPU; all
- * parallelism is over outputs. */
+ * Layers that are kept in float: what bdcc_float_layers.h needs for every instruction set, and dense layers. Every
+ * output has one accumulator and takes its products in ascending order, rounded one by one, so that the result does not depend
+ * on the CPU; all parallelism is over outputs. */
 #ifndef BDCC_FLOAT_H
 #define BDCC_FLOAT_H
 
@@ -15,7 +15,7 @@ typedef struct {
 
 /* Values of a vector, and what a tile of products has at most: pixels, vectors of channels, products at a time. */
 #define BDCC_FLOAT_LANES(isa) ((isa) >= BDCC_ISA_AVX512 ? 16 : (isa) >= BDCC_ISA_AVX2 ? 8 : 4)
-enum { BDCC_TILE_PIXELS = 6, BDCC_TILE_VECTORS = 4, BDCC_TILE_K = 128 };
+enum { BDCC_TILE_PIXELS = 6, BDCC_TILE_VECTORS = 4, BDCC_TILE_K = 128, BDCC_FILTER_BLOCK = 64 };
 
 /* In front of each loop over a tile, whose sums are registers only if no loop is left. */
 #if defined(__clang__)

@@ -17,8 +17,8 @@ typedef struct {
 #define BDCC_LRN_PIXELS 8
 #define BDCC_LRN_SCRATCH(channels, size) ((channels) + BDCC_LRN_PIXELS * ((channels) + (size)) + BDCC_BLOCK)
 
-/* BDCC_BLOCK values in one go, so that the sums of one vector hide behind the roots of another. The power is the product,
- * left to right, of t's, its square root, its fourth root. */
+/* BDCC_BLOCK values in one go, so that the sums of one vector hide behind the roots of another. The power is the
+ * product, left to right, of t's, its square root, its fourth root. */
 BDCC_INLINE void bdcc_lrn_block(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, const float *BDCC_RESTRICT squares,
                                 float *BDCC_RESTRICT y) {
     BDCC_INDEPENDENT

@@ -27,7 +27,7 @@ BDCC_INLINE size_t bdcc_pool_source(const bdcc_pool_t *g, int32_t oy, int32_t ox
     return ((size_t)iy * (size_t)g->in_w + (size_t)ix) * (size_t)g->channels;
 }
 
-/* y[c] = OP(y[c], v[c]) for each tap v of one kernel row, ascending; three taps at a time, so that y is seldom touched. */
+/* y[c] = OP(y[c], v[c]) for each tap v of one kernel row, ascending; three at a time, so that y is seldom touched. */
 #define BDCC_POOL_TAPS(number, OP)                                                              \
     do {                                                                                        \
         const size_t tap = (size_t)g->dilation_w * (size_t)channels;                            \
@@ -63,8 +63,8 @@ BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_R
     }
 }
 
-/* -inf stands for "none yet": it loses to every number, and equals the first value where that is -inf itself. finite: no
- * value of x is a NaN. */
+/* -inf stands for "none yet": it loses to every number, and equals the first value where that is -inf itself. finite:
+ * no value of x is a NaN. */
 BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, int finite,
                                      float *BDCC_RESTRICT y, int32_t pitch) {
     const int32_t channels = g->channels;

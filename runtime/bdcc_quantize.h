@@ -52,11 +52,13 @@ BDCC_INLINE void bdcc_quantize_runs(const float *BDCC_RESTRICT x, size_t runs, s
 
 /* The quantizer of `bits` bits for the range of x itself, 0 included, NaN ignored; *delta is its step. */
 BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bits, float *delta) {
-    float low[16], high[16]; /* one per lane: the compiler may not reorder a minimum itself */
-    const size_t whole = n / 16 * 16;
-    for (int32_t lane = 0; lane < 16; ++lane) low[lane] = high[lane] = 0.0f;
-    for (size_t i = 0; i < whole; i += 16) {
-        for (int32_t lane = 0; lane < 16; ++lane) {
+    enum { LANES = 64 }; /* the compiler may not reorder a minimum itself */
+    float low[LANES], high[LANES];
+    const size_t whole = n / LANES * LANES;
+    for (int32_t lane = 0; lane < LANES; ++lane) low[lane] = high[lane] = 0.0f;
+    for (size_t i = 0; i < whole; i += LANES) {
+        BDCC_INDEPENDENT
+        for (int32_t lane = 0; lane < LANES; ++lane) {
             const float v = x[i + (size_t)lane];
             low[lane] = v < low[lane] ? v : low[lane];
             high[lane] = v > high[lane] ? v : high[lane];
@@ -66,7 +68,7 @@ BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bi
         low[0] = x[i] < low[0] ? x[i] : low[0];
         high[0] = x[i] > high[0] ? x[i] : high[0];
     }
-    for (int32_t lane = 1; lane < 16; ++lane) {
+    for (int32_t lane = 1; lane < LANES; ++lane) {
         low[0] = low[lane] < low[0] ? low[lane] : low[0];
         high[0] = high[lane] > high[0] ? high[lane] : high[0];
     }

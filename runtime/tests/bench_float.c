@@ -50,49 +50,50 @@ static const uint8_t order[3] = { 0, 1, 2 };
 enum { MAP = 55 * 55 * 96, SMALL = 27 * 27, DENSE = 4096 };
 
 /* name, what it does with `d`, units of work, unit */
-#define CASES(CASE, isa)                                                                                                   \
-    CASE(isa, conv1, bdcc_conv_float_##isa(&conv1, d->x, d->w, d->bias, 1, d->y, conv1.out_c), 54.0 * 54 * 96 * 363, "GMAC/s")   \
-    CASE(isa, conv2, bdcc_conv_float_##isa(&conv2, d->x, d->w, d->bias, 1, d->y, conv2.out_c), 27.0 * 27 * 256 * 1200, "GMAC/s") \
-    CASE(isa, conv3, bdcc_conv_float_##isa(&conv3, d->x, d->w, d->bias, 1, d->y, conv3.out_c), 169.0 * 384 * 2304, "GMAC/s")     \
-    CASE(isa, dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")            \
-    CASE(isa, lrn, bdcc_lrn_float(&(bdcc_lrn_t){ SMALL, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * SMALL * 96, "GB/s")                           \
-    CASE(isa, max_pool, bdcc_max_pool_float(&pool1, d->x, 0, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
-    CASE(isa, max_pool_finite, bdcc_max_pool_float(&pool1, d->x, 1, d->y, pool1.channels), 4.0 * MAP, "GB/s")                        \
-    CASE(isa, max_pool_111, bdcc_max_pool_codes(&pool111, (const uint8_t *)d->w, d->codes, 96), 111. * 111 * 96, "GB/s")                         \
-    CASE(isa, max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes, pool1.channels), 1.0 * MAP,     \
-         "GB/s")                                                                                                      \
-    CASE(isa, average_pool, bdcc_average_pool(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                      \
-    CASE(isa, quantize, bdcc_quantize(d->x, MAP, four_bits, d->codes), 4.0 * MAP, "GB/s")                                  \
-    CASE(isa, dynamic_range, (void)bdcc_dynamic_range(d->x, MAP, 4, d->y), 4.0 * MAP, "GB/s")                              \
-    CASE(isa, epilogue_codes,                                                                                              \
-         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w, d->bias, 1, four_bits,       \
-                             d->codes, 256),                                                                          \
-         4.0 * SMALL * 256, "GB/s")                                                                                   \
-    CASE(isa, epilogue_float,                                                                                              \
-         bdcc_epilogue_float((const int32_t *)(const void *)d->x, 169, 384, 384, d->w, d->bias, 1, d->y, 384),        \
-         4.0 * 169 * 384, "GB/s")                                                                                     \
-    CASE(isa, epilogue_codes_384,                                                                                          \
-         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 169, 384, 384, d->w, d->bias, 1, four_bits,         \
-                             d->codes, 384),                                                                          \
-         4.0 * 169 * 384, "GB/s")                                                                                     \
-    CASE(isa, epilogue_codes_k1,                                                                                           \
-         bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 1, 4096, 4096, d->w, d->bias, 1, four_bits,         \
-                             d->codes, 4096),                                                                         \
-         4.0 * 4096, "GB/s")                                                                                          \
-    CASE(isa, input_float, bdcc_input_float(d->x, 3, 227, 227, d->y), 12.0 * 227 * 227, "GB/s")                            \
-    CASE(isa, input_u8, bdcc_input_u8((const uint8_t *)d->w, 3 * 227, 3, 227, 227, d->bias, order, d->y),                  \
-         3.0 * 227 * 227, "GB/s")                                                                                     \
-    CASE(isa, input_codes, bdcc_input_codes(d->x, 3, 227, 227, four_bits, d->codes), 12.0 * 227 * 227, "GB/s") \
-    CASE(isa, input_u8_codes, bdcc_input_u8_codes((const uint8_t *)d->w, 3 * 227, 3, 227, 227, (const uint8_t *)d->bias, order, d->codes),                  \
-         3.0 * 227 * 227, "GB/s")                                                                                     \
-    CASE(isa, lrn_55, bdcc_lrn_float(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * 55 * 55 * 96, "GB/s")                    \
-    CASE(isa, lrn_27, bdcc_lrn_float(&(bdcc_lrn_t){ 27 * 27, 256, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y), 4.0 * 27 * 27 * 256, "GB/s")                  \
-    CASE(isa, lrn_codes_55, bdcc_lrn_codes(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->y, four_bits, d->codes), 4.0 * 55 * 55 * 96, "GB/s")                  \
-    CASE(isa, relu, bdcc_relu(d->x, MAP, d->y), 4.0 * MAP, "GB/s")                                                         \
-    CASE(isa, gap, bdcc_global_average_pool(d->x, 169, 1000, d->y), 4.0 * 169000, "GB/s")                                  \
-    CASE(isa, output, bdcc_output_float(d->x, 1000, 1, 1, d->y), 4.0 * 1000, "GB/s")                                       \
-    CASE(isa, reorder, bdcc_output_float(d->x, 256, 6, 6, d->y), 4.0 * 9216, "GB/s")                                       \
-    CASE(isa, softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                                  \
+#define CASES(CASE, isa)                                                                                             \
+    CASE(isa, conv1, bdcc_conv_float_##isa(&conv1, d->x, d->w, d->bias, 1, d->y, conv1.out_c), 54.0 * 54 * 96 * 363, \
+         "GMAC/s")                                                                                                   \
+    CASE(isa, conv2, bdcc_conv_float_##isa(&conv2, d->x, d->w, d->bias, 1, d->y, conv2.out_c),                       \
+         27.0 * 27 * 256 * 1200, "GMAC/s")                                                                           \
+    CASE(isa, conv3, bdcc_conv_float_##isa(&conv3, d->x, d->w, d->bias, 1, d->y, conv3.out_c), 169.0 * 384 * 2304,   \
+         "GMAC/s")                                                                                                   \
+    CASE(isa, dense, bdcc_dense_float(d->x, d->w, d->bias, DENSE, DENSE, 1, d->y), 4.0 * DENSE * DENSE, "GB/s")      \
+    CASE(isa, lrn, bdcc_lrn_float(&(bdcc_lrn_t){ SMALL, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y),            \
+         4.0 * SMALL * 96, "GB/s")                                                                                   \
+    CASE(isa, max_pool, bdcc_max_pool_float(&pool1, d->x, 0, d->y, pool1.channels), 4.0 * MAP, "GB/s")               \
+    CASE(isa, max_pool_finite, bdcc_max_pool_float(&pool1, d->x, 1, d->y, pool1.channels), 4.0 * MAP, "GB/s")        \
+    CASE(isa, max_pool_111, bdcc_max_pool_codes(&pool111, (const uint8_t *)d->w, d->codes, 96), 111. * 111 * 96,     \
+         "GB/s")                                                                                                     \
+    CASE(isa, max_pool_codes, bdcc_max_pool_codes(&pool1, (const uint8_t *)d->x, d->codes, pool1.channels),          \
+         1.0 * MAP, "GB/s")                                                                                          \
+    CASE(isa, average_pool, bdcc_average_pool(&pool1, d->x, d->y, pool1.channels), 4.0 * MAP, "GB/s")                \
+    CASE(isa, quantize, bdcc_quantize(d->x, MAP, four_bits, d->codes), 4.0 * MAP, "GB/s")                            \
+    CASE(isa, dynamic_range, (void)bdcc_dynamic_range(d->x, MAP, 4, d->y), 4.0 * MAP, "GB/s")                        \
+    CASE(isa, epilogue_codes, bdcc_epilogue_codes((const int32_t *)(const void *)d->x, SMALL, 256, 256, d->w,        \
+         d->bias, 1, four_bits, d->codes, 256), 4.0 * SMALL * 256, "GB/s")                                           \
+    CASE(isa, epilogue_float, bdcc_epilogue_float((const int32_t *)(const void *)d->x, 169, 384, 384, d->w, d->bias, \
+         1, d->y, 384), 4.0 * 169 * 384, "GB/s")                                                                     \
+    CASE(isa, epilogue_codes_384, bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 169, 384, 384, d->w,      \
+         d->bias, 1, four_bits, d->codes, 384), 4.0 * 169 * 384, "GB/s")                                             \
+    CASE(isa, epilogue_codes_k1, bdcc_epilogue_codes((const int32_t *)(const void *)d->x, 1, 4096, 4096, d->w,       \
+         d->bias, 1, four_bits, d->codes, 4096), 4.0 * 4096, "GB/s")                                                 \
+    CASE(isa, input_float, bdcc_input_float(d->x, 3, 227, 227, d->y), 12.0 * 227 * 227, "GB/s")                      \
+    CASE(isa, input_u8, bdcc_input_u8((const uint8_t *)d->w, 3 * 227, 3, 227, 227, d->bias, order, d->y),            \
+         3.0 * 227 * 227, "GB/s")                                                                                    \
+    CASE(isa, input_codes, bdcc_input_codes(d->x, 3, 227, 227, four_bits, d->codes), 12.0 * 227 * 227, "GB/s")       \
+    CASE(isa, input_u8_codes, bdcc_input_u8_codes((const uint8_t *)d->w, 3 * 227, 3, 227, 227,                       \
+         (const uint8_t *)d->bias, order, d->codes), 3.0 * 227 * 227, "GB/s")                                        \
+    CASE(isa, lrn_55, bdcc_lrn_float(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y),       \
+         4.0 * 55 * 55 * 96, "GB/s")                                                                                 \
+    CASE(isa, lrn_27, bdcc_lrn_float(&(bdcc_lrn_t){ 27 * 27, 256, 5, 2e-5f, 1.0f, 3 }, d->x, d->scratch, d->y),      \
+         4.0 * 27 * 27 * 256, "GB/s")                                                                                \
+    CASE(isa, lrn_codes_55, bdcc_lrn_codes(&(bdcc_lrn_t){ 55 * 55, 96, 5, 2e-5f, 1.0f, 3 }, d->x, d->y, four_bits,   \
+         d->codes), 4.0 * 55 * 55 * 96, "GB/s")                                                                      \
+    CASE(isa, relu, bdcc_relu(d->x, MAP, d->y), 4.0 * MAP, "GB/s")                                                   \
+    CASE(isa, gap, bdcc_global_average_pool(d->x, 169, 1000, d->y), 4.0 * 169000, "GB/s")                            \
+    CASE(isa, output, bdcc_output_float(d->x, 1000, 1, 1, d->y), 4.0 * 1000, "GB/s")                                 \
+    CASE(isa, reorder, bdcc_output_float(d->x, 256, 6, 6, d->y), 4.0 * 9216, "GB/s")                                 \
+    CASE(isa, softmax, bdcc_softmax(d->x, 1, 1000, d->y), 4000.0, "GB/s")                                            \
     CASE(isa, checksum, d->y[0] = (float)bdcc_checksum(d->w, 4 * DENSE * DENSE), 4.0 * DENSE * DENSE, "GB/s")
 
 typedef void (*step_t)(const data_t *d);
@@ -162,7 +163,8 @@ static int chosen(const char *name, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     const size_t weights = (size_t)DENSE * DENSE;
-    const data_t d = { lined_up(MAP), lined_up(weights), lined_up(DENSE), lined_up(MAP), lined_up(4096), (uint8_t *)lined_up(MAP) };
+    const data_t d = { lined_up(MAP), lined_up(weights), lined_up(DENSE),
+                       lined_up(MAP), lined_up(DENSE),   (uint8_t *)lined_up(MAP) };
     printf("%-15s %-24s%-24s%-24s\n", "", "   generic", "   avx2", "   avx512");
     for (size_t i = 0; i < sizeof generic / sizeof generic[0]; ++i) {
         if (!chosen(generic[i].name, argc, argv)) continue;

@@ -22,6 +22,7 @@ from bdcc.approx.quantize import dynamic_range, quantize_array
 from bdcc.approx.simulate import dynamic_constants, exact_exp, run_node
 from bdcc.codegen.checksum import checksum
 from bdcc.codegen.geometry import lrn_scratch_bytes
+from bdcc.codegen.packing import pack_float_filters
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -148,6 +149,8 @@ CONVS: dict[str, tuple[tuple[int, int, int], int, tuple[int, int], dict[str, Any
     "asymmetric": ((4, 7, 6), 9, (3, 2), {"pads": (2, 0, 0, 3), "strides": (2, 1)}),
     "dilated": ((3, 9, 10), 33, (3, 3), {"pads": (2, 2, 2, 2), "dilations": (2, 3)}),
     "one": ((1, 1, 1), 1, (1, 1), {}),
+    "blocks": ((6, 4, 15), 2 * 141, (3, 3), {"pads": (1, 1, 1, 1), "groups": 2}),
+    "long runs": ((50, 2, 9), 64, (1, 3), {"pads": (0, 1, 0, 1)}),
 }
 
 
@@ -164,7 +167,7 @@ def test_conv(call: Call, case: str, hard: bool) -> None:
         [*shape[1:], shape[0], *want.shape[1:], filters, *kernel, *node.strides, *node.pads[:2],
          *node.dilations, groups], np.int32,
     )  # fmt: skip
-    physical = weight.reshape(groups, -1, *weight.shape[1:]).transpose(0, 3, 4, 2, 1).copy()
+    physical = pack_float_filters(weight, groups=groups)
     y = np.empty((*want.shape[1:], filters), np.float32)
     call("conv", geometry, nhwc(x), physical, node.bias, 0, y)
     assert_same_bits(nchw(y), want)

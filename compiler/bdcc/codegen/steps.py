@@ -25,6 +25,7 @@ from bdcc.codegen.geometry import (
     pool_geometry,
     scratch_areas,
 )
+from bdcc.codegen.packing import pack_float_filters
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -437,8 +438,7 @@ class StepBuilder:
         values: dict[str, Any]
         if isinstance(node, Conv):
             out_c, out_h, out_w = self.graph.map_shape(node.output)
-            grouped = node.weight.reshape(node.groups, -1, *node.weight.shape[1:])
-            self.arrays[weight] = np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1))
+            self.arrays[weight] = pack_float_filters(node.weight, groups=node.groups)
             values = {
                 "relu": int(relu),
                 "geometry": (
