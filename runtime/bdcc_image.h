@@ -3,7 +3,7 @@
 #ifndef BDCC_IMAGE_H
 #define BDCC_IMAGE_H
 
-#include "bdcc_base.h"
+#include "bdcc_quantize.h"
 
 /* float32 [C][H][W] -> [H][W][C]. */
 BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, int32_t h, int32_t w,
@@ -11,6 +11,36 @@ BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, in
     const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
     for (size_t p = 0; p < pixels; ++p) {
         for (size_t i = 0; i < channels; ++i) nhwc[p * channels + i] = nchw[i * pixels + p];
+    }
+}
+
+/* float32 [C][H][W] -> codes [H][W][C]. */
+BDCC_INLINE void bdcc_input_codes(const float *BDCC_RESTRICT nchw, int32_t c, int32_t h, int32_t w, bdcc_quant_t q,
+                                  uint8_t *BDCC_RESTRICT codes) {
+    enum { RUN = 256 };
+    const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
+    for (size_t start = 0; start < pixels; start += RUN) {
+        const size_t run = pixels - start < RUN ? pixels - start : RUN;
+        const float *x = nchw + start;
+        uint8_t *to = codes + start * channels;
+        if (channels == 3) { /* a picture: quantized in three rows, then joined, both by vectors */
+            uint8_t a[RUN], b[RUN], d[RUN];
+            bdcc_quantize(x, run, q, a);
+            bdcc_quantize(x + pixels, run, q, b);
+            bdcc_quantize(x + 2 * pixels, run, q, d);
+            BDCC_INDEPENDENT
+            for (size_t p = 0; p < run; ++p) {
+                to[3 * p] = a[p];
+                to[3 * p + 1] = b[p];
+                to[3 * p + 2] = d[p];
+            }
+        } else {
+            uint8_t row[RUN];
+            for (size_t i = 0; i < channels; ++i) {
+                bdcc_quantize(x + i * pixels, run, q, row);
+                for (size_t p = 0; p < run; ++p) to[p * channels + i] = row[p];
+            }
+        }
     }
 }
 
@@ -30,7 +60,21 @@ BDCC_INLINE void bdcc_input_u8(const uint8_t *BDCC_RESTRICT pixels, size_t row_b
     for (int32_t y = 0; y < h; ++y) {
         const uint8_t *pixel = pixels + (size_t)y * row_bytes;
         for (int32_t x = 0; x < w; ++x, pixel += c, nhwc += c) {
+            BDCC_SCALAR;
             for (int32_t i = 0; i < c; ++i) nhwc[i] = table[(size_t)i * 256 + pixel[order[i]]];
+        }
+    }
+}
+
+/* The same to codes, by a table of them. */
+BDCC_INLINE void bdcc_input_u8_codes(const uint8_t *BDCC_RESTRICT pixels, size_t row_bytes, int32_t c, int32_t h,
+                                     int32_t w, const uint8_t *BDCC_RESTRICT table, const uint8_t *BDCC_RESTRICT order,
+                                     uint8_t *BDCC_RESTRICT codes) {
+    for (int32_t y = 0; y < h; ++y) {
+        const uint8_t *pixel = pixels + (size_t)y * row_bytes;
+        for (int32_t x = 0; x < w; ++x, pixel += c, codes += c) {
+            BDCC_SCALAR;
+            for (int32_t i = 0; i < c; ++i) codes[i] = table[(size_t)i * 256 + pixel[order[i]]];
         }
     }
 }

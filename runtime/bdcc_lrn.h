@@ -4,46 +4,82 @@
 #ifndef BDCC_LRN_H
 #define BDCC_LRN_H
 
-#include "bdcc_numeric.h"
+#include "bdcc_quantize.h"
 
-/* y = x / t^(quarters/4), t in y; the power is the product, left to right, of t's, its square root, its fourth root. */
-BDCC_INLINE void bdcc_lrn_divide(const float *BDCC_RESTRICT x, int32_t n, int32_t quarters, float *BDCC_RESTRICT y) {
-    float root[BDCC_BLOCK], fourth[BDCC_BLOCK], power[BDCC_BLOCK];
-    for (int32_t start = 0; start < n; start += BDCC_BLOCK) {
-        const int32_t count = n - start < BDCC_BLOCK ? n - start : BDCC_BLOCK;
-        float *t = y + start;
-        for (int32_t i = 0; i < count; ++i) power[i] = 1.0f; /* 1 * t is t */
-        for (int32_t factor = 0; factor < quarters / 4; ++factor) {
-            for (int32_t i = 0; i < count; ++i) power[i] = power[i] * t[i];
-        }
-        if (quarters & 3) bdcc_sqrt(t, count, root);
-        if (quarters & 2) {
-            for (int32_t i = 0; i < count; ++i) power[i] = power[i] * root[i];
-        }
-        if (quarters & 1) {
-            bdcc_sqrt(root, count, fourth);
-            for (int32_t i = 0; i < count; ++i) power[i] = power[i] * fourth[i];
-        }
-        BDCC_INDEPENDENT
-        for (int32_t i = 0; i < count; ++i) t[i] = bdcc_canonical(x[start + i] / power[i]);
+typedef struct {
+    int32_t pixels, channels, size;
+    float alpha_over_size, bias;
+    int32_t beta_quarters; /* 1 .. 16 */
+} bdcc_lrn_t;
+
+/* Floats of scratch: a pixel, and the squares of some, each between zeros, which add nothing where a window leaves the
+ * channels. Several pixels at a time, because a vector that lies across two that were just written waits for both. */
+#define BDCC_LRN_PIXELS 8
+#define BDCC_LRN_SCRATCH(channels, size) ((channels) + BDCC_LRN_PIXELS * ((channels) + (size)) + BDCC_BLOCK)
+
+/* BDCC_BLOCK values in one go, so that the sums of one vector hide behind the roots of another. The power is the
+ * product, left to right, of t's, its square root, its fourth root. */
+BDCC_INLINE void bdcc_lrn_block(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, const float *BDCC_RESTRICT squares,
+                                float *BDCC_RESTRICT y) {
+    BDCC_INDEPENDENT
+    for (int32_t i = 0; i < BDCC_BLOCK; ++i) {
+        float sum = 0.0f, power = 1.0f; /* 1 * t is t */
+        for (int32_t shift = 0; shift < g->size; ++shift) sum = sum + squares[i + shift];
+        const float t = g->bias + g->alpha_over_size * sum, root = bdcc_sqrt(t);
+        for (int32_t factor = 0; factor < g->beta_quarters / 4; ++factor) power = power * t;
+        if (g->beta_quarters & 2) power = power * root;
+        if (g->beta_quarters & 1) power = power * bdcc_sqrt(root);
+        y[i] = bdcc_canonical(x[i] / power);
     }
 }
 
-/* x, y float32 [pixels][channels], not the same; beta_quarters 1 .. 16. The sums of squares are built up in y, one
- * neighbour at a time for all channels: ascending for each of them. */
-BDCC_INLINE void bdcc_lrn(const float *BDCC_RESTRICT x, int32_t pixels, int32_t channels, int32_t size,
-                          float alpha_over_size, float bias, int32_t beta_quarters, float *BDCC_RESTRICT y) {
-    for (int32_t p = 0; p < pixels; ++p, x += channels, y += channels) {
-        for (int32_t c = 0; c < channels; ++c) y[c] = 0.0f;
-        for (int32_t shift = -((size - 1) / 2); shift <= size / 2; ++shift) {
-            const int32_t first = shift < 0 ? -shift : 0, end = shift > 0 ? channels - shift : channels;
-            BDCC_INDEPENDENT
-            for (int32_t c = first; c < end; ++c) y[c] = y[c] + x[c + shift] * x[c + shift];
-        }
-        BDCC_INDEPENDENT
-        for (int32_t c = 0; c < channels; ++c) y[c] = bias + alpha_over_size * y[c];
-        bdcc_lrn_divide(x, channels, beta_quarters, y);
+/* One pixel. */
+BDCC_INLINE void bdcc_lrn_pixel(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, const float *BDCC_RESTRICT squares,
+                                float *BDCC_RESTRICT y) {
+    const int32_t whole = g->channels / BDCC_BLOCK * BDCC_BLOCK;
+    for (int32_t c = 0; c < whole; c += BDCC_BLOCK) bdcc_lrn_block(g, x + c, squares + c, y + c);
+    if (whole < g->channels) {
+        const size_t bytes = (size_t)(g->channels - whole) * sizeof *x;
+        float rest[BDCC_BLOCK] = { 0 }, made[BDCC_BLOCK];
+        memcpy(rest, x + whole, bytes);
+        bdcc_lrn_block(g, rest, squares + whole, made);
+        memcpy(y + whole, made, bytes);
     }
+}
+
+/* x float32 [pixels][channels]; y the same, not x, or NULL: codes then. */
+BDCC_INLINE void bdcc_lrn(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
+                          float *BDCC_RESTRICT y, bdcc_quant_t q, uint8_t *BDCC_RESTRICT codes) {
+    const size_t channels = (size_t)g->channels, pitch = channels + (size_t)g->size;
+    float *pixel = scratch, *squares = scratch + channels;
+    for (int32_t i = 0; i < BDCC_LRN_SCRATCH(g->channels, g->size); ++i) scratch[i] = 0.0f;
+    for (size_t first = 0; first < (size_t)g->pixels; first += BDCC_LRN_PIXELS) {
+        const size_t left = (size_t)g->pixels - first, pixels = left < BDCC_LRN_PIXELS ? left : BDCC_LRN_PIXELS;
+        for (size_t p = 0; p < pixels; ++p) {
+            const float *from = x + (first + p) * channels;
+            float *to = squares + p * pitch + (g->size - 1) / 2;
+            BDCC_INDEPENDENT
+            for (size_t c = 0; c < channels; ++c) to[c] = from[c] * from[c];
+        }
+        for (size_t p = 0; p < pixels; ++p) {
+            const size_t at = (first + p) * channels;
+            bdcc_lrn_pixel(g, x + at, squares + p * pitch, y ? y + at : pixel);
+            if (!y) bdcc_quantize(pixel, channels, q, codes + at);
+        }
+    }
+}
+
+/* x, y float32 [pixels][channels], not the same. */
+BDCC_INLINE void bdcc_lrn_float(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
+                                float *BDCC_RESTRICT y) {
+    const bdcc_quant_t none = { 0.0f, 0, 0 };
+    bdcc_lrn(g, x, scratch, y, none, NULL);
+}
+
+/* The same, straight to codes. */
+BDCC_INLINE void bdcc_lrn_codes(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
+                                bdcc_quant_t q, uint8_t *BDCC_RESTRICT codes) {
+    bdcc_lrn(g, x, scratch, NULL, q, codes);
 }
 
 #endif

@@ -5,12 +5,12 @@
 
 #include "bdcc_base.h"
 
-#if BDCC_X86
-#include <emmintrin.h>
-#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(BDCC_PORTABLE)
-#include <arm_neon.h>
-#else
 #include <math.h>
+
+#if BDCC_X86 && defined(__clang__)
+#include <emmintrin.h>
+#elif defined(__aarch64__) && defined(__clang__) && defined(__ARM_NEON) && !defined(BDCC_PORTABLE)
+#include <arm_neon.h>
 #endif
 
 /* gcc: the loop that follows reads nothing that it wrote, although the pointers' restrict was lost by inlining. */
@@ -28,8 +28,15 @@
 #define BDCC_OPAQUE(variable) ((void)0)
 #endif
 
-/* Values a step works on at a time, where it needs room on the stack. */
-#define BDCC_BLOCK 64
+/* In a loop over table look-ups: no vectors, which would be gathered value by value. */
+#if defined(__GNUC__)
+#define BDCC_SCALAR __asm__("")
+#else
+#define BDCC_SCALAR ((void)0)
+#endif
+
+/* Values that a step works on at a time: a loop of this length becomes whole vectors, whatever the compiler. */
+#define BDCC_BLOCK 16
 
 /* Half to even, for |x| < 2^22: the sum has no bit left below the units. */
 BDCC_INLINE float bdcc_rint(float x) { return (x + 12582912.0f) - 12582912.0f; }
@@ -45,18 +52,19 @@ BDCC_INLINE void bdcc_relu(const float *BDCC_RESTRICT x, size_t n, float *BDCC_R
     for (size_t i = 0; i < n; ++i) y[i] = bdcc_canonical(bdcc_relu1(x[i]));
 }
 
-/* y = sqrt(x). By instruction where there is a vector one: with errno the compiler would call the library for each
- * value. */
-BDCC_INLINE void bdcc_sqrt(const float *BDCC_RESTRICT x, int32_t n, float *BDCC_RESTRICT y) {
-    int32_t i = 0;
-#if BDCC_X86
-    for (; i + 4 <= n; i += 4) _mm_storeu_ps(y + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
-    for (; i < n; ++i) y[i] = _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x[i])));
-#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(BDCC_PORTABLE)
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vsqrtq_f32(vld1q_f32(x + i)));
-    for (; i < n; ++i) y[i] = vget_lane_f32(vsqrt_f32(vdup_n_f32(x[i])), 0);
+/* gcc makes vectors of roots if the library's function, which it replaces, is declared to have no side effect (errno);
+ * clang, of the intrinsic. */
+#if defined(__GNUC__) && !defined(__clang__)
+float sqrtf(float) __attribute__((const));
+#endif
+
+BDCC_INLINE float bdcc_sqrt(float x) {
+#if BDCC_X86 && defined(__clang__)
+    return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+#elif defined(__aarch64__) && defined(__clang__) && defined(__ARM_NEON) && !defined(BDCC_PORTABLE)
+    return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
 #else
-    for (; i < n; ++i) y[i] = sqrtf(x[i]);
+    return sqrtf(x);
 #endif
 }
 

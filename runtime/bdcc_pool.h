@@ -27,6 +27,28 @@ BDCC_INLINE size_t bdcc_pool_source(const bdcc_pool_t *g, int32_t oy, int32_t ox
     return ((size_t)iy * (size_t)g->in_w + (size_t)ix) * (size_t)g->channels;
 }
 
+/* y[c] = OP(y[c], v[c]) for each tap v of one kernel row, ascending; three at a time, so that y is seldom touched. */
+#define BDCC_POOL_TAPS(number, OP)                                                              \
+    do {                                                                                        \
+        const size_t tap = (size_t)g->dilation_w * (size_t)channels;                            \
+        int32_t taps = columns.end - columns.first;                                             \
+        const number *v = taps > 0 ? x + bdcc_pool_source(g, oy, ox, kh, columns.first) : x;    \
+        for (; taps >= 3; taps -= 3, v += 3 * tap) {                                            \
+            const number *v1 = v + tap, *v2 = v1 + tap;                                         \
+            BDCC_INDEPENDENT                                                                    \
+            for (int32_t c = 0; c < channels; ++c) y[c] = OP(OP(OP(y[c], v[c]), v1[c]), v2[c]); \
+        }                                                                                       \
+        for (; taps > 0; --taps, v += tap) {                                                    \
+            BDCC_INDEPENDENT                                                                    \
+            for (int32_t c = 0; c < channels; ++c) y[c] = OP(y[c], v[c]);                       \
+        }                                                                                       \
+    } while (0)
+
+BDCC_INLINE uint8_t bdcc_larger_code(uint8_t m, uint8_t v) { return v > m ? v : m; }
+BDCC_INLINE float bdcc_larger(float m, float v) { return v > m ? v : m; }
+BDCC_INLINE float bdcc_larger_or_nan(float m, float v) { return v > m || v != v ? v : m; }
+BDCC_INLINE float bdcc_plus(float sum, float v) { return sum + v; }
+
 /* The quantizer is monotone, so the maximum of codes is the code of the maximum. A window of padding only gives 0. */
 BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_RESTRICT x, uint8_t *BDCC_RESTRICT y,
                                      int32_t pitch) {
@@ -36,20 +58,15 @@ BDCC_INLINE void bdcc_max_pool_codes(const bdcc_pool_t *g, const uint8_t *BDCC_R
         for (int32_t ox = 0; ox < g->out_w; ++ox, y += pitch) {
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             memset(y, 0, (size_t)channels);
-            for (int32_t kh = rows.first; kh < rows.end; ++kh) {
-                for (int32_t kw = columns.first; kw < columns.end; ++kw) {
-                    const uint8_t *v = x + bdcc_pool_source(g, oy, ox, kh, kw);
-                    BDCC_INDEPENDENT
-                    for (int32_t c = 0; c < channels; ++c) y[c] = v[c] > y[c] ? v[c] : y[c];
-                }
-            }
+            for (int32_t kh = rows.first; kh < rows.end; ++kh) BDCC_POOL_TAPS(uint8_t, bdcc_larger_code);
         }
     }
 }
 
-/* -inf stands for "none yet": it loses to every number, and equals the first value where that is -inf itself. */
-BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT y,
-                                     int32_t pitch) {
+/* -inf stands for "none yet": it loses to every number, and equals the first value where that is -inf itself. finite:
+ * no value of x is a NaN. */
+BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RESTRICT x, int finite,
+                                     float *BDCC_RESTRICT y, int32_t pitch) {
     const int32_t channels = g->channels;
     const float lowest = bdcc_float_from_bits(UINT32_C(0xFF800000));
     for (int32_t oy = 0; oy < g->out_h; ++oy) {
@@ -58,12 +75,13 @@ BDCC_INLINE void bdcc_max_pool_float(const bdcc_pool_t *g, const float *BDCC_RES
             const bdcc_span_t columns = bdcc_pool_columns(g, ox);
             for (int32_t c = 0; c < channels; ++c) y[c] = lowest;
             for (int32_t kh = rows.first; kh < rows.end; ++kh) {
-                for (int32_t kw = columns.first; kw < columns.end; ++kw) {
-                    const float *v = x + bdcc_pool_source(g, oy, ox, kh, kw);
-                    BDCC_INDEPENDENT
-                    for (int32_t c = 0; c < channels; ++c) y[c] = v[c] > y[c] || v[c] != v[c] ? v[c] : y[c];
+                if (finite) {
+                    BDCC_POOL_TAPS(float, bdcc_larger);
+                } else {
+                    BDCC_POOL_TAPS(float, bdcc_larger_or_nan);
                 }
             }
+            if (finite) continue;
             for (int32_t c = 0; c < channels; ++c) y[c] = bdcc_canonical(y[c]);
         }
     }
@@ -87,13 +105,7 @@ BDCC_INLINE void bdcc_average_pool(const bdcc_pool_t *g, const float *BDCC_RESTR
             const float count =
                 (float)((counted_rows.end - counted_rows.first) * (counted_columns.end - counted_columns.first));
             for (int32_t c = 0; c < channels; ++c) y[c] = 0.0f;
-            for (int32_t kh = rows.first; kh < rows.end; ++kh) {
-                for (int32_t kw = columns.first; kw < columns.end; ++kw) {
-                    const float *v = x + bdcc_pool_source(g, oy, ox, kh, kw);
-                    BDCC_INDEPENDENT
-                    for (int32_t c = 0; c < channels; ++c) y[c] = y[c] + v[c];
-                }
-            }
+            for (int32_t kh = rows.first; kh < rows.end; ++kh) BDCC_POOL_TAPS(float, bdcc_plus);
             for (int32_t c = 0; c < channels; ++c) y[c] = bdcc_canonical(y[c] / count);
         }
     }

@@ -12,19 +12,36 @@ typedef struct {
     int32_t top;
 } bdcc_quant_t;
 
-BDCC_INLINE uint8_t bdcc_quantize1(float x, bdcc_quant_t q) {
-    const float low = (float)-q.zero_point, high = (float)(q.top - q.zero_point);
-    float t = x * q.reciprocal;
-    t = t == t ? t : 0.0f;
-    t = t < low ? low : t; /* clamp before rounding: the bounds are integers, and rint needs a small value */
-    t = t > high ? high : t;
-    return (uint8_t)((int32_t)bdcc_rint(t) + q.zero_point);
+/* The quantizer with its bounds as floats, which the compiler must not know: see BDCC_OPAQUE. Without a zero point the
+ * lower bound catches a NaN too. */
+typedef struct {
+    float reciprocal, low, high;
+    int32_t zero_point;
+} bdcc_clamp_t;
+
+BDCC_INLINE bdcc_clamp_t bdcc_clamp(bdcc_quant_t q) {
+    float low = (float)-q.zero_point, high = (float)(q.top - q.zero_point);
+    BDCC_OPAQUE(low);
+    BDCC_OPAQUE(high);
+    const bdcc_clamp_t clamp = { q.reciprocal, low, high, q.zero_point };
+    return clamp;
 }
 
+/* The bounds are integers, so clamping may come first; then rint's sum has the integer in its lowest bits. */
+BDCC_INLINE uint8_t bdcc_code(float x, bdcc_clamp_t q) {
+    float t = x * q.reciprocal;
+    if (q.zero_point) t = t == t ? t : 0.0f;
+    t = t > q.low ? t : q.low;
+    t = t < q.high ? t : q.high;
+    return (uint8_t)(bdcc_float_bits(t + 12582912.0f) + (uint32_t)q.zero_point);
+}
+
+BDCC_INLINE uint8_t bdcc_quantize1(float x, bdcc_quant_t q) { return bdcc_code(x, bdcc_clamp(q)); }
+
 BDCC_INLINE void bdcc_quantize(const float *BDCC_RESTRICT x, size_t n, bdcc_quant_t q, uint8_t *BDCC_RESTRICT codes) {
-    BDCC_OPAQUE(q);
+    const bdcc_clamp_t clamp = bdcc_clamp(q);
     BDCC_INDEPENDENT
-    for (size_t i = 0; i < n; ++i) codes[i] = bdcc_quantize1(x[i], q);
+    for (size_t i = 0; i < n; ++i) codes[i] = bdcc_code(x[i], clamp);
 }
 
 /* `runs` runs of `run` values of x, one behind the other; their codes lie `pitch` apart. */
@@ -35,11 +52,13 @@ BDCC_INLINE void bdcc_quantize_runs(const float *BDCC_RESTRICT x, size_t runs, s
 
 /* The quantizer of `bits` bits for the range of x itself, 0 included, NaN ignored; *delta is its step. */
 BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bits, float *delta) {
-    float low[16], high[16]; /* one per lane: the compiler may not reorder a minimum itself */
-    const size_t whole = n / 16 * 16;
-    for (int32_t lane = 0; lane < 16; ++lane) low[lane] = high[lane] = 0.0f;
-    for (size_t i = 0; i < whole; i += 16) {
-        for (int32_t lane = 0; lane < 16; ++lane) {
+    enum { LANES = 64 }; /* the compiler may not reorder a minimum itself */
+    float low[LANES], high[LANES];
+    const size_t whole = n / LANES * LANES;
+    for (int32_t lane = 0; lane < LANES; ++lane) low[lane] = high[lane] = 0.0f;
+    for (size_t i = 0; i < whole; i += LANES) {
+        BDCC_INDEPENDENT
+        for (int32_t lane = 0; lane < LANES; ++lane) {
             const float v = x[i + (size_t)lane];
             low[lane] = v < low[lane] ? v : low[lane];
             high[lane] = v > high[lane] ? v : high[lane];
@@ -49,7 +68,7 @@ BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bi
         low[0] = x[i] < low[0] ? x[i] : low[0];
         high[0] = x[i] > high[0] ? x[i] : high[0];
     }
-    for (int32_t lane = 1; lane < 16; ++lane) {
+    for (int32_t lane = 1; lane < LANES; ++lane) {
         low[0] = low[lane] < low[0] ? low[lane] : low[0];
         high[0] = high[lane] > high[0] ? high[lane] : high[0];
     }
@@ -106,14 +125,15 @@ BDCC_INLINE void bdcc_epilogue_float(const int32_t *BDCC_RESTRICT y, int32_t pix
 BDCC_INLINE void bdcc_epilogue_codes(const int32_t *BDCC_RESTRICT y, int32_t pixels, int32_t channels, int32_t stride,
                                      const float *BDCC_RESTRICT scale, const float *BDCC_RESTRICT bias, int relu,
                                      bdcc_quant_t q, uint8_t *BDCC_RESTRICT out, int32_t out_stride) {
-    BDCC_OPAQUE(q);
+    const bdcc_clamp_t clamp = bdcc_clamp(q);
+    relu = relu && q.zero_point; /* otherwise the clamp does it */
     for (int32_t p = 0; p < pixels; ++p) {
         const int32_t *row = y + (size_t)p * (size_t)stride;
         uint8_t *to = out + (size_t)p * (size_t)out_stride;
         BDCC_INDEPENDENT
         for (int32_t c = 0; c < channels; ++c) {
             const float v = scale[c] * (float)row[c] + bias[c];
-            to[c] = bdcc_quantize1(relu ? bdcc_relu1(v) : v, q);
+            to[c] = bdcc_code(relu ? bdcc_relu1(v) : v, clamp);
         }
     }
 }

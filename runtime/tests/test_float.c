@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: 0BSD
  * bdcc_float.h against one product at a time, every one rounded, in ascending order. */
-#include "bdcc_float.h"
+#include "bdcc_base.h"
+
+#define BDCC_TARGET
+#define BDCC_NAME(x) x
+#define BDCC_ISA_INDEX BDCC_ISA_GENERIC
+#include "bdcc_float_layers.h"
 
 #include "check.h"
 
@@ -17,9 +22,12 @@ static void conv_ref(const bdcc_conv_t *g, const float *x, const float *w, const
                         const int32_t ix = ox * g->stride_w - g->pad_left + kw * g->dilation_w;
                         if (iy < 0 || iy >= g->in_h || ix < 0 || ix >= g->in_w) continue;
                         for (int32_t c = 0; c < channels; ++c) {
-                            const int32_t tap = ((group * g->kernel_h + kh) * g->kernel_w + kw) * channels + c;
+                            const int32_t tap = (kh * g->kernel_w + kw) * channels + c;
+                            const int32_t taps = g->kernel_h * g->kernel_w, filter = o % filters;
+                            const int32_t in_block = filter % BDCC_FILTER_BLOCK, left = filters - filter + in_block;
+                            const int32_t block = left < BDCC_FILTER_BLOCK ? left : BDCC_FILTER_BLOCK;
                             volatile float product = x[(iy * g->in_w + ix) * g->in_c + group * channels + c] *
-                                                     w[tap * filters + o % filters];
+                                                     w[(o - in_block) * taps * channels + tap * block + in_block];
                             sum = sum + product;
                         }
                     }
@@ -67,6 +75,8 @@ static void test_conv(void) {
         { 8, 10, 5, 8, 6, 33, 3, 3, 1, 1, 2, 0, 2, 2, 1 }, /* dilation, padded above and below only */
         { 4, 3, 2, 4, 3, 9, 7, 7, 1, 1, 3, 3, 1, 1, 1 },   /* a kernel wider than the map */
         { 2, 2, 3, 5, 6, 5, 2, 1, 1, 1, 2, 2, 1, 1, 1 },   /* outputs that see only padding */
+        { 5, 17, 2, 3, 15, 77, 3, 3, 1, 1, 0, 0, 1, 1, 1 },  /* whole tiles, and what is left */
+        { 3, 17, 50, 3, 17, 64, 1, 3, 1, 1, 0, 1, 1, 1, 1 }, /* more products than a tile takes at a time */
         { 5, 1, 6, 3, 1, 8, 3, 1, 1, 1, 0, 0, 1, 1, 1 },
         { 3, 40, 1, 1, 13, 2, 3, 4, 1, 3, 0, 0, 1, 1, 1 },
         { 6, 6, 6, 6, 6, 6, 3, 3, 1, 1, 2, 2, 2, 2, 3 },

@@ -23,15 +23,25 @@ static float lrn_ref(const float *x, int32_t channels, int32_t c, int32_t size, 
 
 static void check_lrn(int32_t channels, int32_t size, float alpha_over_size, float bias, int32_t quarters,
                       float (*next)(void)) {
-    enum { PIXELS = 2 };
+    enum { PIXELS = BDCC_LRN_PIXELS + 2 };
     const size_t n = (size_t)(PIXELS * channels);
     float *x = floats(n, next), *got = floats(n, hard_float), *want = room(n, sizeof(float));
     for (size_t i = 0; i < n; ++i) {
         const int32_t c = (int32_t)i % channels;
         want[i] = lrn_ref(x + (i - (size_t)c), channels, c, size, alpha_over_size, bias, quarters);
     }
-    bdcc_lrn(x, PIXELS, channels, size, alpha_over_size, bias, quarters, got);
+    const bdcc_lrn_t g = { PIXELS, channels, size, alpha_over_size, bias, quarters };
+    const bdcc_quant_t q = { 3.0f, 5, 15 };
+    float *scratch = room((size_t)BDCC_LRN_SCRATCH(channels, size), sizeof(float));
+    uint8_t *got_codes = room(n, 1), *want_codes = room(n, 1);
+    bdcc_lrn_float(&g, x, scratch, got);
     check_floats("lrn", got, want, n);
+    bdcc_lrn_codes(&g, x, scratch, q, got_codes);
+    bdcc_quantize(want, n, q, want_codes);
+    check_bytes("lrn's codes", got_codes, want_codes, n);
+    free(scratch);
+    free(got_codes);
+    free(want_codes);
     free(x);
     free(got);
     free(want);
@@ -42,7 +52,7 @@ static void test_lrn(void) {
         for (int32_t size = 1; size < 12; ++size) check_lrn(channels, size, 0.02f, 1.0f, 3, hard_float);
     }
     for (int32_t quarters = 1; quarters <= 16; ++quarters)
-        check_lrn(BDCC_BLOCK + 3, 5, 2e-5f, 2.0f, quarters, hard_float);
+        check_lrn(4 * BDCC_BLOCK + 3, 5, 2e-5f, 2.0f, quarters, hard_float);
     check_lrn(96, 5, 2e-5f, 1.0f, 3, random_float);
     check_lrn(2 * BDCC_BLOCK, 4, 0.5f, 0.0f, 2, random_float);
     check_lrn(7, 3, 0.5f, -30.0f, 3, random_float); /* the root of a negative number is the canonical NaN */

@@ -34,8 +34,8 @@ static void test_relu_and_sqrt(void) {
         bdcc_relu(x, n, got);
         check_floats("relu", got, want, n);
         for (size_t i = 0; i < n; ++i) want[i] = plain_canonical(sqrtf(x[i]));
-        bdcc_sqrt(x, (int32_t)n, got);
-        for (size_t i = 0; i < n; ++i) got[i] = bdcc_canonical(got[i]);
+        BDCC_INDEPENDENT
+        for (size_t i = 0; i < n; ++i) got[i] = bdcc_canonical(bdcc_sqrt(x[i]));
         check_floats("sqrt", got, want, n);
         free(x);
         free(got);

@@ -34,7 +34,7 @@ static void check_pools(const bdcc_pool_t *g, int32_t pitch) {
     const size_t n = (pixels - 1) * (size_t)pitch + channels;
     const bdcc_quant_t q = { 1.5f, 3, 15 };
     float *x = floats(inputs, hard_float), *got = floats(n, random_float), *want = room(n, sizeof(float)),
-          *plain = room(outputs, sizeof(float));
+          *plain = room(outputs, sizeof(float)), *finite = room(outputs, sizeof(float));
     uint8_t *codes = room(inputs, 1), *got_codes = room(n, 1), *want_codes = room(n, 1),
             *plain_codes = room(outputs, 1);
     for (int average = 0; average < 2; ++average) {
@@ -49,7 +49,7 @@ static void check_pools(const bdcc_pool_t *g, int32_t pitch) {
         if (average) {
             bdcc_average_pool(g, x, got, pitch);
         } else {
-            bdcc_max_pool_float(g, x, got, pitch);
+            bdcc_max_pool_float(g, x, 0, got, pitch);
         }
         check_floats(average ? "average pool" : "max pool", got, want, n);
     }
@@ -57,7 +57,9 @@ static void check_pools(const bdcc_pool_t *g, int32_t pitch) {
         x[i] = isnan(x[i]) ? 0.0f : x[i];
         codes[i] = bdcc_quantize1(x[i], q);
     }
-    bdcc_max_pool_float(g, x, plain, g->channels);
+    bdcc_max_pool_float(g, x, 0, plain, g->channels);
+    bdcc_max_pool_float(g, x, 1, finite, g->channels);
+    check_floats("max pool without NaN", finite, plain, outputs);
     bdcc_quantize(plain, outputs, q, plain_codes);
     for (size_t i = 0; i < n; ++i) got_codes[i] = want_codes[i] = (uint8_t)random_below(256);
     lay(want_codes, plain_codes, pixels, channels, (size_t)pitch);
@@ -67,6 +69,7 @@ static void check_pools(const bdcc_pool_t *g, int32_t pitch) {
     free(got);
     free(want);
     free(plain);
+    free(finite);
     free(codes);
     free(got_codes);
     free(want_codes);

@@ -37,14 +37,15 @@ def kinds(plan: DeploymentPlan) -> list[str]:
 def test_codes_pass_between_decomposed_layers() -> None:
     plan = planned(alexnet_like(), bases=2, bits=3)
     assert kinds(plan) == [
-        "input", "quantize", "binary", "max_pool_float", "lrn", "quantize",  # LRN needs floats
+        "input", "binary", "max_pool_float", "lrn",  # reads floats, leaves codes
         "binary", "binary", "max_pool_codes", "binary", "binary", "softmax", "output",
     ]  # fmt: skip
+    assert plan.steps[0].output.bits == plan.steps[3].output.bits == 3
 
 
 def test_lrn_before_the_pool_is_quantized_before_it() -> None:
     plan = planned(alexnet_like(lrn_first=True), bases=2, bits=3)
-    assert kinds(plan)[2:6] == ["binary", "lrn", "quantize", "max_pool_codes"]
+    assert kinds(plan)[1:4] == ["binary", "lrn", "max_pool_codes"]
 
 
 def test_dynamic_layers_receive_floats() -> None:
@@ -79,7 +80,6 @@ def test_a_branch_that_leads_nowhere_costs_no_step() -> None:
     assert other not in chain.graph().shapes
     assert kinds(planned(chain.graph(), bases=2, bits=3)) == [
         "input",
-        "quantize",
         "binary",
         "binary",
         "output",
@@ -101,14 +101,14 @@ def slices(plan: DeploymentPlan) -> dict[str, tuple[str, int, int]]:
 def test_layers_write_their_slices_and_nothing_is_copied() -> None:
     plan = planned(squeezenet_like(), bases=2, bits=3)
     assert kinds(plan) == [
-        "input", "quantize", "binary", "max_pool_codes", *["binary"] * 6, "max_pool_codes",
+        "input", "binary", "max_pool_codes", *["binary"] * 6, "max_pool_codes",
         *["binary"] * 4, "global_average_pool", "softmax", "output",
     ]  # fmt: skip
     (first, block) = list(slices(plan).values())[:2]
     assert first == (block[0], 0, 16)
     assert block == (first[0], 9, 16)
     lifetimes = {lifetime.name: lifetime for lifetime in _lifetimes(plan.steps)}
-    assert (lifetimes[first[0]].first, lifetimes[first[0]].last) == (5, 7)  # first writer to reader
+    assert (lifetimes[first[0]].first, lifetimes[first[0]].last) == (4, 6)  # first writer to reader
 
 
 def test_floats_are_joined_in_place_too() -> None:
@@ -172,13 +172,13 @@ def test_a_relu_on_codes_is_free_where_zero_is_the_lowest() -> None:
         )
 
     assert kinds(planned(graph(Relu), bases=2, bits=3)) == [
-        "input", "quantize", "binary", "binary", "binary", "output"
+        "input", "binary", "binary", "binary", "output"
     ]  # fmt: skip
     model = quantized(graph(Relu), bases=2, bits=3)
     (tensor,) = (t for t in model.tensors if t != "x")
     signed = {**model.tensors, tensor: replace(model.tensors[tensor], zero_point=3)}
     plan = make_plan(replace(model, tensors=signed), name="net", target=find_target("host"))
-    assert kinds(plan)[2:6] == ["binary", "binary", "relu", "quantize"]
+    assert kinds(plan)[1:5] == ["binary", "binary", "relu", "quantize"]
 
 
 def test_a_flattened_map_regains_its_order_before_it_is_joined() -> None:

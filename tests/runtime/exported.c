@@ -2,7 +2,6 @@
  * The runtime's inline functions as a shared library for test_runtime.py, compiled for TARGET as a model's steps are.
  */
 #include "bdcc_checksum.h"
-#include "bdcc_float.h"
 #include "bdcc_image.h"
 #include "bdcc_isa.h"
 #include "bdcc_lrn.h"
@@ -13,6 +12,11 @@
 #ifndef TARGET
 #define TARGET
 #endif
+
+#define BDCC_TARGET TARGET
+#define BDCC_NAME(x) x
+#define BDCC_ISA_INDEX NEEDS
+#include "bdcc_float_layers.h"
 
 #define GEOMETRY(type) \
     type g;            \
@@ -25,8 +29,13 @@
         bdcc_##name(&g, x, y, g.channels);                                  \
     }
 POOL(max_pool_codes, uint8_t)
-POOL(max_pool_float, float)
 POOL(average_pool, float)
+
+TARGET void max_pool_float(const int32_t *geometry, const float *x, int finite, float *y);
+TARGET void max_pool_float(const int32_t *geometry, const float *x, int finite, float *y) {
+    GEOMETRY(bdcc_pool_t);
+    bdcc_max_pool_float(&g, x, finite, y, g.channels);
+}
 
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y);
 TARGET void conv(const int32_t *geometry, const float *x, const float *w, const float *bias, int relu, float *y) {
@@ -48,10 +57,22 @@ TARGET void relu(const float *x, size_t n, float *y);
 TARGET void relu(const float *x, size_t n, float *y) { bdcc_relu(x, n, y); }
 
 TARGET void lrn(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
-                int32_t quarters, float *y);
+                int32_t quarters, float *scratch, float *y);
 TARGET void lrn(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
-                int32_t quarters, float *y) {
-    bdcc_lrn(x, pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters, y);
+                int32_t quarters, float *scratch, float *y) {
+    const bdcc_lrn_t g = { pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters };
+    bdcc_lrn_float(&g, x, scratch, y);
+}
+
+TARGET void lrn_codes(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
+                      int32_t quarters, float *scratch, const float *reciprocal, int32_t zero_point, int32_t top,
+                      uint8_t *codes);
+TARGET void lrn_codes(const float *x, int32_t pixels, int32_t channels, int32_t size, const float *alpha_bias,
+                      int32_t quarters, float *scratch, const float *reciprocal, int32_t zero_point, int32_t top,
+                      uint8_t *codes) {
+    const bdcc_lrn_t g = { pixels, channels, size, alpha_bias[0], alpha_bias[1], quarters };
+    const bdcc_quant_t q = { *reciprocal, zero_point, top };
+    bdcc_lrn_codes(&g, x, scratch, q, codes);
 }
 
 TARGET void softmax(const float *x, int32_t pixels, int32_t channels, float *y);
@@ -107,6 +128,21 @@ TARGET void input_u8(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t
 TARGET void input_u8(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w, const float *table,
                      const uint8_t *order, float *nhwc) {
     bdcc_input_u8(pixels, row_bytes, c, h, w, table, order, nhwc);
+}
+
+TARGET void input_u8_codes(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w,
+                           const uint8_t *table, const uint8_t *order, uint8_t *nhwc);
+TARGET void input_u8_codes(const uint8_t *pixels, size_t row_bytes, int32_t c, int32_t h, int32_t w,
+                           const uint8_t *table, const uint8_t *order, uint8_t *nhwc) {
+    bdcc_input_u8_codes(pixels, row_bytes, c, h, w, table, order, nhwc);
+}
+
+TARGET void input_codes(const float *nchw, int32_t c, int32_t h, int32_t w, const float *reciprocal,
+                        int32_t zero_point, int32_t top, uint8_t *nhwc);
+TARGET void input_codes(const float *nchw, int32_t c, int32_t h, int32_t w, const float *reciprocal,
+                        int32_t zero_point, int32_t top, uint8_t *nhwc) {
+    const bdcc_quant_t q = { *reciprocal, zero_point, top };
+    bdcc_input_codes(nchw, c, h, w, q, nhwc);
 }
 
 /* shorter: the crop's, or 0 to stretch. */

@@ -21,6 +21,8 @@ from bdcc.approx.model import TensorQuant
 from bdcc.approx.quantize import dynamic_range, quantize_array
 from bdcc.approx.simulate import dynamic_constants, exact_exp, run_node
 from bdcc.codegen.checksum import checksum
+from bdcc.codegen.geometry import lrn_scratch_bytes
+from bdcc.codegen.packing import pack_float_filters
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -147,6 +149,8 @@ CONVS: dict[str, tuple[tuple[int, int, int], int, tuple[int, int], dict[str, Any
     "asymmetric": ((4, 7, 6), 9, (3, 2), {"pads": (2, 0, 0, 3), "strides": (2, 1)}),
     "dilated": ((3, 9, 10), 33, (3, 3), {"pads": (2, 2, 2, 2), "dilations": (2, 3)}),
     "one": ((1, 1, 1), 1, (1, 1), {}),
+    "blocks": ((6, 4, 15), 2 * 141, (3, 3), {"pads": (1, 1, 1, 1), "groups": 2}),
+    "long runs": ((50, 2, 9), 64, (1, 3), {"pads": (0, 1, 0, 1)}),
 }
 
 
@@ -163,7 +167,7 @@ def test_conv(call: Call, case: str, hard: bool) -> None:
         [*shape[1:], shape[0], *want.shape[1:], filters, *kernel, *node.strides, *node.pads[:2],
          *node.dilations, groups], np.int32,
     )  # fmt: skip
-    physical = weight.reshape(groups, -1, *weight.shape[1:]).transpose(0, 3, 4, 2, 1).copy()
+    physical = pack_float_filters(weight, groups=groups)
     y = np.empty((*want.shape[1:], filters), np.float32)
     call("conv", geometry, nhwc(x), physical, node.bias, 0, y)
     assert_same_bits(nchw(y), want)
@@ -219,7 +223,8 @@ def test_pools(call: Call, case: str, hard: bool) -> None:
     for function, node in nodes:
         want = expect(node, x)
         y = np.empty((*want.shape[1:], shape[0]), np.float32)
-        call(function, pool_geometry(node, shape, want.shape), nhwc(x), y)
+        finite = [0] if function == "max_pool_float" else []
+        call(function, pool_geometry(node, shape, want.shape), nhwc(x), *finite, y)
         assert_same_bits(nchw(y), want)
 
 
@@ -257,8 +262,15 @@ def test_lrn(call: Call, size: int, quarters: int) -> None:
         node = Lrn(**NAMES, size=size, alpha=1e-4 * size, beta=quarters / 4, bias=2.0)
         constants = np.array([node.alpha / node.size, node.bias], np.float32)
         y = np.empty((2, 3, channels), np.float32)
-        call("lrn", nhwc(x), 6, channels, size, constants, quarters, y)
-        assert_same_bits(nchw(y), expect(node, x))
+        scratch = np.empty(lrn_scratch_bytes(channels, size) // 4, np.float32)
+        call("lrn", nhwc(x), 6, channels, size, constants, quarters, scratch, y)
+        want = expect(node, x)
+        assert_same_bits(nchw(y), want)
+        quant = TensorQuant(bits=5, delta=np.float32(0.7), zero_point=9)
+        to = np.array(quant.reciprocal), quant.zero_point, 31
+        codes = np.empty(y.shape, np.uint8)
+        call("lrn_codes", nhwc(x), 6, channels, size, constants, quarters, scratch, *to, codes)
+        np.testing.assert_array_equal(nchw(codes), quantize_array(want, quant))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e30])
@@ -390,7 +402,22 @@ def test_pixels(call: Call, preset: str) -> None:
     y = np.empty((9, 7, 3), np.float32)
     order = np.array(preprocess.rgb_index, np.uint8)
     call("input_u8", padded, padded.strides[0], 3, 9, 7, preprocess.table(), order, y)
-    assert_same_bits(nchw(y), preprocess.apply(np.ascontiguousarray(padded[None, :, :7]))[0])
+    want = preprocess.apply(np.ascontiguousarray(padded[None, :, :7]))[0]
+    assert_same_bits(nchw(y), want)
+    quant = TensorQuant(bits=6, delta=np.float32(3.7), zero_point=31)
+    table, codes = quantize_array(preprocess.table(), quant), np.empty(y.shape, np.uint8)
+    call("input_u8_codes", padded, padded.strides[0], 3, 9, 7, table, order, codes)
+    np.testing.assert_array_equal(nchw(codes), quantize_array(want, quant))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (31, 33)])
+def test_input_codes(call: Call, channels: int, size: tuple[int, int]) -> None:
+    quant = TensorQuant(bits=5, delta=np.float32(0.2), zero_point=11)
+    x, codes = values((channels, *size), hard=True), np.empty((*size, channels), np.uint8)
+    to = np.array(quant.reciprocal), quant.zero_point, 31
+    call("input_codes", x, channels, *size, *to, codes)
+    np.testing.assert_array_equal(nchw(codes), quantize_array(x, quant))
 
 
 def picture(width: int, height: int, channels: int) -> Array:

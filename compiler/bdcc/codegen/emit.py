@@ -167,6 +167,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "isas": plan.target.isas,
         "has_pixels": has_pixels,
         "kernels": list(_kernels(plan)),
+        "has_float_convs": any(step.kind == "conv_float" for step in plan.steps),
         "order": plan.preprocess.rgb_index if plan.preprocess else (),
         "crop": plan.preprocess.crop if plan.preprocess else None,
         "fingerprint": f"{plan.fingerprint:016x}",
@@ -253,6 +254,7 @@ def _step(plan: DeploymentPlan, step: Step, offsets: dict[str, int]) -> dict[str
         "in_offset": offset(source),
         "out_offset": offset(output),
         "scratch_offset": arena.get(f"scratch:{step.name}", 0),
+        "scratch_bytes": step.scratch_bytes,
         "count": (source or output).count if (source or output) else 0,  # type: ignore[union-attr]
         "shape": shape,
         "bits": bits,

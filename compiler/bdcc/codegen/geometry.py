@@ -36,6 +36,11 @@ def pool_geometry(
     }  # fmt: skip
 
 
+def lrn_scratch_bytes(channels: int, size: int) -> int:
+    """What bdcc_lrn.h calls BDCC_LRN_SCRATCH, in bytes."""
+    return 4 * (channels + 8 * (channels + size) + 16)
+
+
 def pack_layer(
     node: WeightLayer, decomposition: Decomposition, map_shape: tuple[int, int, int]
 ) -> Packed:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.model import U8, Decomposition
+from bdcc.ir.graph import F32
 
 U64 = npt.NDArray[np.uint64]
 I16 = npt.NDArray[np.int16]
@@ -133,3 +134,18 @@ def _pack_bits(runs: U8) -> U64:
     padded = np.zeros((*packed.shape[:-1], -(-packed.shape[-1] // 8) * 8), np.uint8)
     padded[..., : packed.shape[-1]] = packed
     return padded.view("<u8")
+
+
+FLOAT_FILTERS = 64  # BDCC_FILTER_BLOCK of runtime/bdcc_float.h
+
+
+def pack_float_filters(weight: F32, *, groups: int) -> F32:
+    """A float layer's weights, float32 [CO, CI/groups, KH, KW], as bdcc_float_layers.h reads
+    them: [group][block of FLOAT_FILTERS filters or what is left][KH][KW][CI/groups][filter].
+    """
+    blocks = [
+        part[start : start + FLOAT_FILTERS].transpose(2, 3, 1, 0).reshape(-1)
+        for part in np.split(weight, groups)
+        for start in range(0, len(part), FLOAT_FILTERS)
+    ]
+    return np.concatenate(blocks)

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
+from bdcc.approx.quantize import quantize_array
 from bdcc.approx.simulate import layer_constants
 from bdcc.codegen.binary import Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
-from bdcc.codegen.geometry import check_int32, pack_layer, pool_geometry
+from bdcc.codegen.geometry import check_int32, lrn_scratch_bytes, pack_layer, pool_geometry
+from bdcc.codegen.packing import pack_float_filters
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -128,7 +130,8 @@ class StepBuilder:
         self.floats: dict[str, Buffer] = {}  # tensor -> its float buffer
         self.codes: dict[str, Buffer] = {}  # tensor -> its codes
         self.absorbed: set[str] = set()  # tensors that never exist in memory
-        self.carried = carried_codes(model)
+        self.bounds = magnitude_bounds(model)
+        self.carried = carried_codes(model, self.bounds)
         self.names: set[str] = set()
         self.preprocess = preprocess
 
@@ -219,12 +222,16 @@ class StepBuilder:
     # Steps
 
     def _add_input(self) -> None:
+        """The caller's floats or pixels; as codes at once if nothing reads floats."""
         tensor = self.graph.input
-        buffer = self._buffer(tensor, None, sliced=False)
+        quant = self.carried[tensor]
+        made = self.static[quant] if quant else None
+        buffer = self._buffer(tensor, quant, sliced=False)
         sections: tuple[str, ...] = ()
         if self.preprocess is not None:
+            table = self.preprocess.table()
             self.arrays["pixel_table"] = np.ascontiguousarray(
-                self.preprocess.table(), dtype=np.float32
+                quantize_array(table, made) if made else table.astype(np.float32, copy=False)
             )
             sections = ("pixel_table",)
         self.steps.append(
@@ -233,13 +240,14 @@ class StepBuilder:
                 name=self._unique("input"),
                 layer=tensor,
                 tensor=tensor,
-                quant=None,
+                quant=quant,
                 input=None,
                 output=buffer,
+                values={"quant": _quant_values(made) if made else None},
                 sections=sections,
             )
         )
-        self._leave(tensor, buffer, None)
+        self._leave(tensor, buffer, quant)
 
     def _add_output(self) -> None:
         tensor = self.graph.output
@@ -284,7 +292,8 @@ class StepBuilder:
                         tensor=node.output,
                         quant=None,
                         source=self.floats[node.input],
-                        values=self._pool(node),
+                        values=self._pool(node)
+                        | {"finite": int(np.isfinite(self.bounds[node.input]))},
                     )
             case AveragePool():
                 self._step(
@@ -317,17 +326,26 @@ class StepBuilder:
             case Concat():
                 self._join(node)
             case Lrn():
+                quant = self.carried[node.output]
+                channels, height, width = self.graph.map_shape(node.output)
                 self._step(
                     "lrn",
                     node,
                     tensor=node.output,
-                    quant=None,
+                    quant=quant,
                     source=self._in_onnx_order(node, node.input),
+                    scratch_bytes=lrn_scratch_bytes(channels, node.size),
                     values={
+                        "geometry": (
+                            ("pixels", height * width),
+                            ("channels", channels),
+                            ("size", node.size),
+                            ("alpha_over_size", c_float(np.float32(node.alpha / node.size))),
+                            ("bias", c_float(np.float32(node.bias))),
+                            ("beta_quarters", round(node.beta * 4)),
+                        ),
                         "size": node.size,
-                        "alpha_over_size": c_float(np.float32(node.alpha / node.size)),
-                        "bias": c_float(np.float32(node.bias)),
-                        "beta_quarters": round(node.beta * 4),
+                        "quant": _quant_values(self.static[quant]) if quant else None,
                     },
                 )
             case Softmax():
@@ -421,8 +439,7 @@ class StepBuilder:
         values: dict[str, Any]
         if isinstance(node, Conv):
             out_c, out_h, out_w = self.graph.map_shape(node.output)
-            grouped = node.weight.reshape(node.groups, -1, *node.weight.shape[1:])
-            self.arrays[weight] = np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1))
+            self.arrays[weight] = pack_float_filters(node.weight, groups=node.groups)
             values = {
                 "relu": int(relu),
                 "geometry": (
@@ -502,14 +519,14 @@ def lies_in_onnx_order(graph: Graph, tensor: str) -> bool:
     return len(graph.shapes[tensor]) == 3 or graph.map_shape(tensor)[1:] == (1, 1)
 
 
-def carried_codes(model: QuantizedModel) -> dict[str, str | None]:
+def carried_codes(model: QuantizedModel, bounds: Mapping[str, float]) -> dict[str, str | None]:
     """Of each tensor: the quantized tensor whose codes may stand for it everywhere, or None if
     floats are needed.
 
     Max-pooling commutes with the monotone quantizer, but only where no NaN can arise (a NaN has
     code z). A quantizer with z = 0 does what a Relu in front of it would.
     """
-    graph, bounds = model.graph, magnitude_bounds(model)
+    graph = model.graph
     carried: dict[str, str | None] = {}
 
     def through(node: Node, tensor: str) -> str | None:
