@@ -264,7 +264,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
         "latency|size|ops",
         "What is made small  [default: latency]",
     ),
-    ("--kernel", TEXT, "auto|popcount|lut|bytedot", "Kernel family  [default: auto]"),
+    (
+        "--kernel",
+        TEXT,
+        "auto|popcount|lut|bytedot",
+        "Family of all layers' kernels  [default: auto, each its fastest]",
+    ),
     ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
     ("--flash", INTEGER, "BYTES", "The most that the weights may take."),
     ("--ram", INTEGER, "BYTES", "The most that the arena may take."),
@@ -287,7 +292,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
         "Processes and threads; a cluster only evaluates  [default: one per CPU]",
     ),
     ("--cache", CACHE, "DIR|off", "[default: $BDCC_CACHE or the user's cache folder]"),
-    ("--cost-table", TEXT, "FILE|default", "What kernels cost  [default: default]"),
+    (
+        "--cost-table",
+        TEXT,
+        "FILE|default",
+        "From bdcc tune  [default: what it measured here, for --target host; else as shipped]",
+    ),
     ("--resume", None, None, "Go on after an interruption, and say what was found finished."),
 )
 FIELDS = {"D": "max_drop_pp", "float": "float_only", "flash": "flash_bytes", "ram": "ram_bytes"}
@@ -552,7 +562,14 @@ def eval(  # the command's name
     )
 )
 @click.argument("project", type=PATH, metavar="OUT")
-@click.option("--threads", type=INTEGER, default=1, show_default=True, metavar="N")
+@click.option(
+    "--threads",
+    type=INTEGER,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Threads that share the work of each picture.",
+)
 @click.option("--layers", is_flag=True, help="Each layer, and its share of what the core can do.")
 @click.option(
     "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
@@ -588,7 +605,11 @@ def bench(project: Path, as_json: bool, **options: Any) -> None:
     "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
 )
 @click.option(
-    "-o", "--output", type=PATH, metavar="FILE", help="[default: where compile looks for it]"
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="FILE",
+    help="For --cost-table  [default: in the cache, where compile --target host finds it]",
 )
 @JSON
 def tune(project: Path, isa: str | None, output: Path | None, as_json: bool) -> None:

@@ -236,20 +236,6 @@ def test_damaged_projects_say_what_to_do(
         )
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("tune", "out"),
-        ("tune", "--help"),
-    ],
-)
-def test_what_comes_later_is_refused_in_one_line(run: Run, arguments: tuple[str, ...]) -> None:
-    code, out, err = run(*arguments)
-    assert (code, out) == (1, "")
-    assert re.fullmatch(r"bdcc: .* is not in this version\.\n", err)
-    assert "tune" not in run("--help")[1]
-
-
 def test_bench_figures_are_round(run: Run, project: Path) -> None:
     result = json.loads(run("bench", project, "--layers", "--json")[1])
     for ms in (result["min_ms"], result["median_ms"], *(s["median_ms"] for s in result["steps"])):
