@@ -14,6 +14,7 @@ typedef struct {
     int32_t rows, words;                             /* runs, 64-bit words of a run in the weights */
     int32_t taps, tap_bytes;                         /* a run: taps of so many codes, a multiple of 8 */
     ptrdiff_t pixel_stride, row_stride, line_stride; /* bytes */
+    int32_t cells; /* taps that are laid out at a time */
     int32_t flush; /* products that a pair of int16 sums holds; 0: not even two of them side by side */
 } bdcc_view_t;
 

@@ -63,7 +63,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     const bdcc_view_t g = {
         .out_w = c->out_w, .pixels = c->pixels, .blocks = c->blocks, .rows = c->rows, .words = c->words,
         .taps = c->taps, .tap_bytes = c->tap_bytes, .pixel_stride = c->pixel_stride, .row_stride = c->row_stride,
-        .line_stride = c->line_stride,
+        .line_stride = c->line_stride, .cells = c->x / c->tap_bytes,
     };
     uint64_t *weights = take(in, (size_t)c->weights * sizeof *weights);
     int32_t *coefficients = take(in, (size_t)(c->blocks * c->bases * 8) * sizeof *coefficients);
@@ -71,8 +71,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     uint8_t *x = take(in, (size_t)c->x);
     unsigned char *tables = room((size_t)c->table_bytes), *scratch = room((size_t)c->scratch_bytes);
     int32_t *y = room((size_t)c->pixels * (size_t)f.unit * sizeof *y);
-    const int32_t cells = bdcc_lut_cells(&g), some = cells / 3, few = c->pixels / 3;
-    if (cells * c->tap_bytes > c->x) exit(4);
+    const int32_t cells = g.cells, some = cells / 3, few = c->pixels / 3;
     f.tables(&g, x, valid, some, cells - some, tables);
     f.tables(&g, x, valid, 0, some, tables);
     for (int32_t unit = 0; unit * f.unit < c->blocks * 8; unit++) {

@@ -275,6 +275,7 @@ def _lut(
     table_bytes = round_up(
         lut.table_bytes(bits=quant.bits, cells=cells, tap_bytes=tap_bytes), ALIGNMENT
     )
+    constants["view"] += (("cells", cells),)
     constants |= {"table_bytes": table_bytes, "cells": cells, "sums": LUT_SUMS}
     private = {
         "lut": lut.scratch_bytes(bases=bases, rows=rows, taps=taps, tap_bytes=tap_bytes),
