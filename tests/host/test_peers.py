@@ -92,7 +92,7 @@ def test_who_is_installed_is_timed(
         assert 0 < one.min_ms <= one.median_ms
         assert one.cpu_ms > 0
         assert one.runs >= 2 * module.RUNS[0]
-        assert one.threads == (1 if one.name == OURS else threads)
+        assert one.threads == threads
         assert one.ratio == pytest.approx(systems[0].min_ms / one.min_ms, rel=1e-3)
         if one.name != OURS:
             assert one.error < (1e-3 if one.name.endswith("fp32") else 0.2)

@@ -21,8 +21,12 @@ from trained_network import CLASSES, Trained
 from bdcc import cli
 from bdcc.approx.model import load_oracle
 from bdcc.approx.simulate import run_exact, run_float
+from bdcc.codegen.costs import shipped_cost_table
+from bdcc.codegen.targets import TARGETS
 from bdcc.errors import BuildError, MismatchError
+from bdcc.host.machine import usable_isas
 from bdcc.ir.onnx_import import load_onnx
+from bdcc.pipeline import tables
 from bdcc.report.report import load_schema
 
 BDCC = """bdcc() { "$PYTHON" -c 'from bdcc.cli import main; main()' "$@"; }\n"""
@@ -68,7 +72,14 @@ def examples_of(command: click.Command) -> list[str]:
     return re.findall(r"^ +(bdcc .*)$", text.partition("Examples:")[2], re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", SHOWN.values(), ids=SHOWN)
+# Tuning measures for a minute or two.
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, id=name, marks=[pytest.mark.slow] if name == "tune" else [])
+        for name, command in SHOWN.items()
+    ],
+)
 def test_the_examples_of_each_command_work(
     command: click.Command, trained: Trained, project: Path, tmp_path: Path
 ) -> None:
@@ -445,11 +456,39 @@ def test_bench_refuses_what_cannot_be(
         assert message in err
 
 
-def test_targets_lists_host_and_generic(run: Run) -> None:
+def test_tune_keeps_a_table_and_says_what_it_is_worth(
+    run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDCC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tables, "tune", lambda isa, progress: shipped_cost_table(isa).ns)
+    code, text, _ = run("tune", project, "--json")
+    result = json.loads(text)
+    assert (code, result["isa"]) == (0, usable_isas()[-1])
+    assert Path(result["file"]).parent == tmp_path / "cache" / "cost_tables"
+    assert [file.name for file in Path(result["file"]).parent.iterdir()] == [
+        Path(result["file"]).name
+    ]
+    file = tmp_path / "table.json"
+    code, text, _ = run("tune", project, "--isa", "generic", "-o", file)
+    assert code == 0
+    assert str(file) in text
+    assert file.read_text() == Path(tables.__file__).parents[1].joinpath(
+        "codegen", "cost_tables", "generic.json"
+    ).read_text().replace(shipped_cost_table("generic").machine, result["machine"])
+    code, _, error = run("tune", project, "--isa", "mmx")
+    assert code == 1
+    assert "--isa: 'mmx'" in error
+    code, _, error = run("tune", tmp_path)
+    assert code == 1
+
+
+def test_targets_are_listed(run: Run) -> None:
     _, text, _ = run("targets")
-    assert {line.split()[0] for line in text.splitlines()[2:]} == {"host", "generic"}
+    names = [target.name for target in TARGETS]
+    assert [line.split()[0] for line in text.splitlines()[2:]] == names
     _, text, _ = run("targets", "--json")
-    assert [target["name"] for target in json.loads(text)["targets"]] == ["host", "generic"]
+    assert [target["name"] for target in json.loads(text)["targets"]] == names
+    assert {"host", "generic", "x86-64-v3"} <= set(names)
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(
