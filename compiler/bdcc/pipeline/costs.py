@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 
 from bdcc.approx.joint import Cost
+from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.costs import CostTable
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Graph, macs
@@ -15,10 +16,13 @@ BYTE_OPS = 1e-9  # what a bit operation weighs beside a byte: it decides between
 NS_OPS = 1e-9  # and beside a nanosecond
 
 
-def cost_of(graph: Graph, objective: str, table: CostTable) -> Cost:
-    """ops: B * Q * MACs. size: bytes of weights. latency: nanoseconds by the table. Equals are told
-    apart by their bit operations.
+def cost_of(
+    graph: Graph, objective: str, table: CostTable, *, family: Family | None = None
+) -> Cost:
+    """ops: B * Q * MACs. size: bytes of weights. latency: nanoseconds by the table, of the family
+    or the best one. Equals are told apart by their bit operations.
     """
+    families = FAMILIES if family is None else (family,)
     layers = {layer.name: layer for layer in graph.weight_layers}
 
     def ops(name: str, bases: int, bits: int) -> float:
@@ -30,7 +34,7 @@ def cost_of(graph: Graph, objective: str, table: CostTable) -> Cost:
 
     @functools.cache
     def latency(name: str, bases: int, bits: int) -> float:
-        return table.least(layers[name], graph, bases=bases, bits=bits)
+        return table.least(layers[name], graph, bases=bases, bits=bits, families=families)
 
     match objective:
         case "ops":

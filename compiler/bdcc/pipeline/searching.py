@@ -271,7 +271,7 @@ def choose(
         evaluator,
         models,
         layers=layers,
-        cost=cost_of(models.graph, options.objective, cost_table),
+        cost=cost_of(models.graph, options.objective, cost_table, family=options.family),
         options=options,
         max_drop_pp=max_drop_pp,
         measure_candidate=measure_candidate,

@@ -39,7 +39,7 @@ PAPER_SETTING_BASES = 6  # of the paper's own experiments
 TAKEN_OVER = (
     *("data", "calib", "holdout", "classes", "limit", "metric", "seed"),
     *("preset", "mean", "std", "scale", "channels", "resize"),
-    *("target", "workers", "cache"),
+    *("target", "cost_table", "workers", "cache"),
 )
 TURNS = 9  # in each of which every project is timed once
 TURN_MS, ROUNDS = 250.0, (3, 100)  # how long that takes, and how many runs it is at least, at most

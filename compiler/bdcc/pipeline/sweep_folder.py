@@ -14,10 +14,12 @@ from typing import Any
 
 import bdcc
 from bdcc.approx.workers import sources_digest
+from bdcc.codegen.targets import find_target
 from bdcc.errors import OutputError
 from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import MARK, check_output
+from bdcc.pipeline.tables import find_cost_table
 from bdcc.report.report import write_json
 
 WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
@@ -137,13 +139,15 @@ class SweepFolder:
 
 
 def point_key(model_sha256: str, options: CompileOptions) -> str:
-    """Of all that a point depends on: the model, the options, the files that they name, and bdcc's
-    own sources.
+    """Of all that a point depends on: the model, the options, the files that they name, what
+    kernels cost, and bdcc's own sources.
     """
     places = (options.data, options.calib, options.holdout, options.classes)
     files = [None if place is None else _stamp(place) for place in places]
     sources = [sources_digest(), emission_digest()]
-    return digest([bdcc.__version__, *sources, model_sha256, options.as_json(), files])
+    target = find_target(options.target)
+    costs = find_cost_table(target, options.cost_table, cache=options.cache_folder).sha256
+    return digest([bdcc.__version__, *sources, costs, model_sha256, options.as_json(), files])
 
 
 def _stamp(place: Path) -> str:

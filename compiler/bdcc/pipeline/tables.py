@@ -57,7 +57,7 @@ def tuning_of(
 ) -> dict[str, Any]:
     """Measure this machine's kernels with that instruction set (None: its widest), keep the table,
     and tell what the layers of the project would take by it."""
-    model = read_oracle(project)
+    model, report = read_oracle(project), read_report(project)
     isa = isa or usable_isas()[-1]
     if isa not in usable_isas():
         raise OptionError(
@@ -65,15 +65,18 @@ def tuning_of(
             layer="--isa",
         )
     file = output or measured_file(isa, cache=None)
+    if file.is_dir():
+        raise OutputError("is a folder", layer=str(file), hint="Give the name of a file")
+    text = write_cost_table(isa, machine_name(), tune(isa, progress=progress))
+    part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = write_cost_table(isa, machine_name(), tune(isa, progress=progress))
-        part = file.with_name(f"{file.name}.part")
         part.write_text(text, "utf-8")
         part.replace(file)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
-    planned = {row["name"]: row["kernel"] for row in read_report(project)["layers"]}
+    planned = {row["name"]: row["kernel"] for row in report["layers"]}
     return {
         "isa": isa,
         "machine": machine_name(),
@@ -110,7 +113,7 @@ def tuning_text(result: Mapping[str, Any]) -> str:
     advice = (
         "every layer has its fastest kernel already"
         if not changed
-        else f"{changed} of {len(rows)} layers have a faster kernel: compile again to use it"
+        else f"{changed} of {len(rows)} layers have a faster kernel by this table"
     )
     return (
         table(header, rows, left=3)
