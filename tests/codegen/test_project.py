@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdcc.codegen.binary import FAMILIES
+from bdcc.codegen import binary
+from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.host.build import build
 from bdcc.host.library import Library
+from bdcc.ir.graph import Flatten, Relu
 from codegen.nets import (
+    Chain,
     alexnet_like,
     every_float_step,
     quantized,
@@ -112,6 +115,21 @@ def test_random_layers(seed: int, tmp_path: Path) -> None:
     families = FAMILIES[seed % 3 :] + FAMILIES[: seed % 3]
     model = quantized(graph, bases=bases, bits=bits, mode=mode)
     write_project(model, tmp_path / "net", families=families)
+    run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")
+    run(["./selftest"], tmp_path / "net")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_no_output_sees_and_maps_in_several_pieces(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strides that leave the last rows and columns over; gathered codes of a few rows at a time."""
+    monkeypatch.setattr(binary, "GATHERED_BYTES", 1500)
+    chain = Chain((3, 41, 39), 0).conv(16, (5, 5), strides=(2, 2)).add(Relu)  # gathered
+    chain.conv(24, (1, 1), strides=(2, 2)).add(Relu).conv(72, (2, 2), strides=(3, 3)).add(Relu)
+    chain.conv(40, (1, 1), strides=(2, 2)).add(Flatten).dense(9)
+    model = quantized(chain.graph(), bases=[3, 2, 4, 2, 1], bits=[5, 3, 2, 6, 4])
+    write_project(model, tmp_path / "net", families=(family,))
     run(["make", "-s", "selftest", "CFLAGS=-O1"], tmp_path / "net")
     run(["./selftest"], tmp_path / "net")
 
