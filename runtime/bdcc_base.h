@@ -33,6 +33,13 @@
 #define BDCC_UNUSED
 #endif
 
+/* Weights that stream from memory: fetches the line `ahead` bytes further on, where nothing need lie. */
+#if defined(__GNUC__)
+#define BDCC_PREFETCH(p, ahead) __builtin_prefetch((const void *)((uintptr_t)(p) + (ahead)))
+#else
+#define BDCC_PREFETCH(p, ahead) ((void)0)
+#endif
+
 #ifdef __cplusplus
 #define BDCC_RESTRICT __restrict
 #else

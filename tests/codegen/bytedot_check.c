@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
  * Runs the byte dot-product kernels on the cases of a file and writes every y_int: bytedot_check IN OUT. Compiled with
- * -D'BASES=K(4) K(2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; pixels are
+ * -D'KERNELS=K(4) K(2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; pixels are
  * computed in two ranges, the second one first. Without arguments: prints the instruction sets of this machine. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +36,7 @@ static kernel_fn *const kernels[] = { bdcc_bytedot__generic };
     }
 
 static expand_fn *find(int32_t isa, int32_t bases) {
-    BASES
+    KERNELS
     exit(3);
 }
 

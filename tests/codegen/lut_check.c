@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
  * Runs the look-up kernels on the cases of a file and writes every y_int: lut_check IN OUT. Compiled with
- * -D'PAIRS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; tables
- * and pixels are computed in two ranges, the second one first. Without arguments: prints the widest instruction set of
+ * -D'KERNELS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; tables
+ * and pixels are computed in two ranges, the second one first. Without arguments: prints the instruction sets of
  * this machine. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +41,7 @@ typedef struct {
     }
 
 static family_t find(int32_t isa, int32_t bases, int32_t bits) {
-    PAIRS
+    KERNELS
     exit(3);
 }
 

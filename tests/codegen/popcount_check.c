@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
  * Runs the packing and the popcount kernels on the cases of a file and writes every y_int: popcount_check IN OUT.
- * Compiled with -D'PAIRS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte
+ * Compiled with -D'KERNELS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte
  * too far. Without arguments: prints the instruction sets of this machine. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +35,7 @@ typedef void kernel_fn(const bdcc_gemm_t *, const uint8_t *, const uint64_t *, c
     }
 
 static kernel_fn *find(int32_t isa, int32_t bases, int32_t bits) {
-    PAIRS
+    KERNELS
     exit(3);
 }
 

@@ -5,11 +5,9 @@ machine, against the plain integer product of codes and integer weights in NumPy
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pytest
 
@@ -17,11 +15,11 @@ from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.bytedot import UNIT, WIDE_BELOW, flush_interval, template_variables
 from bdcc.codegen.packing import LANES, pack_filters
 from bdcc.codegen.targets import ISAS
-from codegen.test_lut import isas, run, views
+from codegen import programs
+from codegen.programs import run, usable
+from codegen.test_lut import views
 from codegen.test_popcount import Case, plain_product, random_layer
 
-ROOT = Path(__file__).resolve().parents[2]
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
 EVERY = tuple(range(1, 8))
 # Filters that fill a unit, its parts of 1, 2 and 3 blocks, and more than one; pixels around tiles.
 LAYERS = (
@@ -54,24 +52,8 @@ LAYERS = (
 
 
 def build(folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int]) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("bytedot.h.j2").render(template_variables(bases, wide=True))
-    (folder / "bytedot_kernels.h").write_text(text)
-    program = folder / "check"
-    command = [
-        cc, *STRICT, *flags, f"-DBASES={' '.join(f'K({b})' for b in bases)}", f"-I{folder}",
-        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("bytedot_check.c")),
-        "-o", str(program),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
+    variables = template_variables(bases, wide=True)
+    return programs.build(folder, cc, flags, kernels="bytedot", variables=variables, select=bases)
 
 
 def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
@@ -89,7 +71,7 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
             per_group = case.filters // case.groups
             largest = int(np.abs(decomposition.coefficients.astype(int)).sum(axis=1).max())
             for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
-                for isa in isas(program):
+                for isa in usable(program):
                     header = struct.pack(
                         "<16i",
                         ISAS.index(isa), bases, flush_interval(bits, largest),
@@ -167,7 +149,7 @@ def test_largest_sums(tmp_path: Path, tool: Callable[[str], str]) -> None:
                     packed.valid.size, x.size, 7, 7, 1, 1, 4, 1, 256, 256, 0, 0,
                 )
                 + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
-                for isa in isas(program)
+                for isa in usable(program)
             ]  # fmt: skip
             sums = run(program, records).reshape(-1, 8)
             assert (sums[:, 0] == 256 * cap * ((1 << bits) - 1)).all()

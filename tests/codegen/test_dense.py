@@ -5,12 +5,10 @@ the plain integer product of codes and integer weights in NumPy."""
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,10 +16,10 @@ import pytest
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.dense import dense_parameters, template_variables
 from bdcc.codegen.packing import pack_filters
+from bdcc.codegen.targets import ISAS
+from codegen import programs
+from codegen.programs import run, usable
 
-ROOT = Path(__file__).resolve().parents[2]
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 # one table or two, full or not; every way to add products in 16 bits
 CORNERS = ((1, 1), (1, 8), (2, 6), (3, 8), (4, 7), (4, 8), (5, 8), (6, 8), (7, 3), (7, 7))
 EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
@@ -52,25 +50,10 @@ CASES = (
 
 
 def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    variables = template_variables(pairs)
+    return programs.build(
+        folder, cc, flags, kernels="bytedot_dense", variables=variables, select=pairs
     )
-    text = environment.get_template("bytedot_dense.h.j2").render(template_variables(pairs))
-    (folder / "bytedot_dense.h").write_text(text)
-    program = folder / "check"
-    selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
-    command = [
-        cc, *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
-        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("dense_check.c")),
-        "-o", str(program),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
 
 
 def random_layer(
@@ -110,8 +93,8 @@ def record(case: Case, isa: int, bits: int, decomposition: Decomposition, codes:
 
 def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
-    usable = subprocess.run([program], capture_output=True, text=True).stdout.split()
-    assert usable[0] == "generic"
+    isas = usable(program)
+    assert isas[0] == "generic"
     rng = np.random.default_rng(7)
     records: list[bytes] = []
     expected: list[tuple[str, I64]] = []
@@ -123,14 +106,10 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
             plain[: case.filters] = weights @ codes.astype(np.int64)
             assert np.abs(plain).max() < 2**31
             plain = plain[8 * case.first :][: 8 * case.count]
-            for isa in usable:
+            for isa in isas:
                 records.append(record(case, ISAS.index(isa), bits, decomposition, codes))
                 expected.append((f"b{bases}q{bits} {isa} {case}", plain))
-    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
-    source.write_bytes(b"".join(records))
-    done = subprocess.run([program, source, target], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    sums = np.fromfile(target, "<i4")
+    sums = run(program, records)
     for name, plain in expected:
         np.testing.assert_array_equal(sums[: plain.size], plain, err_msg=name)
         sums = sums[plain.size :]

@@ -5,11 +5,9 @@ plain integer product of codes and integer weights in NumPy."""
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -29,11 +27,11 @@ from bdcc.codegen.lut import (
     unit_filters,
 )
 from bdcc.codegen.packing import Packed, pack_filters
+from bdcc.codegen.targets import ISAS
+from codegen import programs
+from codegen.programs import run, usable
 from codegen.test_popcount import Case, plain_product, random_layer
 
-ROOT = Path(__file__).resolve().parents[2]
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 2), (2, 5))
 EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
 
@@ -71,31 +69,8 @@ LAYERS = (
 
 
 def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("lut.h.j2").render(template_variables(pairs))
-    (folder / "lut_kernels.h").write_text(text)
-    program = folder / "check"
-    selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
-    command = [
-        cc, *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
-        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("lut_check.c")),
-        "-o", str(program),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
-
-
-def isas(program: Path) -> tuple[str, ...]:
-    named = subprocess.run([program], capture_output=True, text=True)
-    assert named.returncode == 0
-    return tuple(named.stdout.split())
+    variables = template_variables(pairs)
+    return programs.build(folder, cc, flags, kernels="lut", variables=variables, select=pairs)
 
 
 def views(
@@ -158,14 +133,6 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def run(program: Path, records: Sequence[bytes]) -> npt.NDArray[np.int32]:
-    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
-    source.write_bytes(b"".join(records))
-    done = subprocess.run([program, source, target], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return np.fromfile(target, "<i4")
-
-
 def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     rng = np.random.default_rng(7)
@@ -180,7 +147,7 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
             per_group = case.filters // case.groups
             for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
                 part = plain[group * per_group : (group + 1) * per_group].reshape(per_group, -1)
-                for isa in isas(program):
+                for isa in usable(program):
                     records.append(record(ISAS.index(isa), bits, packed, group, x, view, out))
                     expected.append((f"b{bases}q{bits} {isa} {case}", unit_filters(isa), part))
     sums = run(program, records)
@@ -243,7 +210,7 @@ def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str
         top = (1 << bits) - 1
         x = np.full(14 * size, top, np.uint8)
         records = [
-            record(isa, bits, packed, 0, x, view, (1, 14)) for isa in range(len(isas(program)))
+            record(ISAS.index(isa), bits, packed, 0, x, view, (1, 14)) for isa in usable(program)
         ]
         sums = run(program, records).reshape(-1, 8)
         assert (sums[:, 0] == reduction * top * 127).all()

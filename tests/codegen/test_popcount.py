@@ -5,12 +5,10 @@ machine, against the plain integer product of codes and integer weights in NumPy
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,10 +16,10 @@ import pytest
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.kernels import adder_network, counter, kernel_parameters, template_variables
 from bdcc.codegen.packing import Form, pack_filters
+from bdcc.codegen.targets import ISAS
+from codegen import programs
+from codegen.programs import run, usable
 
-ROOT = Path(__file__).resolve().parents[2]
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 FORMS: tuple[Form, ...] = ("direct", "gathered", "vector")
 CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 2), (4, 5))
 EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
@@ -81,25 +79,8 @@ LAYERS = (
 
 
 def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("popcount.h.j2").render(template_variables(pairs))
-    (folder / "popcount_kernels.h").write_text(text)
-    program = folder / "check"
-    selected = " ".join(f"K({bases}, {bits})" for bases, bits in pairs)
-    command = [
-        cc, *STRICT, *flags, f"-DPAIRS={selected}", f"-I{folder}",
-        f"-I{ROOT / 'runtime'}", str(Path(__file__).with_name("popcount_check.c")),
-        "-o", str(program),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
+    variables = template_variables(pairs)
+    return programs.build(folder, cc, flags, kernels="popcount", variables=variables, select=pairs)
 
 
 def random_layer(
@@ -160,14 +141,6 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def usable(program: Path) -> list[str]:
-    """The instruction sets of this machine that the program was built for."""
-    named = subprocess.run([program], capture_output=True, text=True)
-    assert named.returncode == 0
-    assert set(named.stdout.split()) <= set(ISAS)
-    return named.stdout.split()
-
-
 def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     isas = usable(program)
@@ -181,11 +154,7 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
                 out = (plain.shape[1], plain.shape[2])
                 records.append(record(case, ISAS.index(isa), bits, decomposition, codes, out))
                 expected.append((f"b{bases}q{bits} {isa} {case}", case, plain))
-    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
-    source.write_bytes(b"".join(records))
-    done = subprocess.run([program, source, target], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    sums = np.fromfile(target, "<i4")
+    sums = run(program, records)
     for name, case, plain in expected:
         per_group = case.filters // case.groups
         padded = -(-per_group // 8) * 8
@@ -238,15 +207,12 @@ def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str
         scale=np.ones(2, np.float32),
         bias=np.zeros(2, np.float32),
     )
-    source, target = tmp_path / "cases.bin", tmp_path / "sums.bin"
     for bits in every:
         codes = np.full((case.channels, 1, 1), (1 << bits) - 1, np.uint8)
         plain = plain_product(case, decomposition, codes)
         for isa in usable(program):
-            source.write_bytes(record(case, ISAS.index(isa), bits, decomposition, codes, (1, 1)))
-            done = subprocess.run([program, source, target], capture_output=True, text=True)
-            assert (done.returncode, done.stderr) == (0, "")
-            np.testing.assert_array_equal(np.fromfile(target, "<i4")[:2], plain[:, 0, 0])
+            one = record(case, ISAS.index(isa), bits, decomposition, codes, (1, 1))
+            np.testing.assert_array_equal(run(program, [one])[:2], plain[:, 0, 0])
     assert 2**31 - plain.max() <= 255 * 127
 
 

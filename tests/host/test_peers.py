@@ -112,7 +112,6 @@ def test_who_is_missing_is_named(
 def test_who_does_not_run_does_not_stop_the_others(
     net: Path, pictures: F32, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnxruntime")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     ours, float_, int8 = time_systems(
         net,
@@ -174,7 +173,6 @@ def test_every_blob_is_written_and_read_once(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_ncnn_computes_the_network(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("ncnn")
     graph = GRAPHS[name]()
     write_ncnn(graph, tmp_path / "net.param")
     x = np.random.default_rng(2).normal(size=graph.shapes[graph.input]).astype(np.float32)

@@ -414,7 +414,6 @@ def test_bench_ends_with_its_figures(run: Run, project: Path) -> None:
 def test_bench_beside_others(
     run: Run, trained: Trained, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr("bdcc.host.peers.ROUNDS", 2)
     monkeypatch.setattr("bdcc.host.peers.TURN_MS", 1.0)
     folder = tmp_path / "new" / "figures"

@@ -86,7 +86,6 @@ def plan_binary(
         "blocks": packed.weights.shape[1],
         "words": packed.weights.shape[3],
         "k": channels * in_h * in_w,
-        "count": channels * in_h * in_w,
         "weight_stride": int(np.prod(packed.weights.shape[1:])),
         "coefficient_stride": int(np.prod(packed.coefficients.shape[1:])),
         "window": _window(conv, source) if conv else (),
@@ -237,16 +236,13 @@ def _bytedot(
 ) -> Parts:
     """Filter blocks are expanded to int8, then meet all pixels; a dense layer's in registers."""
     blocks, rows, words = packed.weights.shape[1:4]
-    flush = flush_interval(quant.bits, largest_weight(decomposition))
     if conv is None:
         k = source[0] * source[1] * source[2]
         filled = words * 64  # a kernel reads whole words, and zeros behind the last code
-        constants: dict[str, Any] = {"flush": flush, "whole": filled == k, "filled": filled}
-        return (
-            constants,
-            {"x": 0 if filled == k else filled},
-            {"sums": blocks * LANES * 4},
-        )
+        whole = filled == k
+        sums = {"sums": blocks * LANES * 4}
+        return {"whole": whole, "filled": filled}, {"x": 0 if whole else filled}, sums
+    flush = flush_interval(quant.bits, largest_weight(decomposition))
     constants, x_bytes = _bytes(conv, packed, quant, source=source, output=output)
     constants["view"] += (("flush", flush),)
     constants |= {

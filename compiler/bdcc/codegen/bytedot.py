@@ -41,7 +41,7 @@ def _tiling(kind: str, size: int, shapes: tuple[Shape, ...], dot: str = "") -> T
         bytes=size,
         type=f"__m{bits}i",
         prefix="_mm" if size == 16 else f"_mm{bits}",
-        per_half={16: "", 32: "_mm256_broadcastsi128_si256", 64: "_mm512_broadcast_i32x4"}[size],
+        per_half="_mm256_broadcastsi128_si256" if size == 32 else "",
         dot=dot,
         shapes=shapes,
     )

@@ -100,7 +100,7 @@ def choose_kernels(
         if one is not None:
             bits = model.tensors[layer.input].bits
             ns = table.by_family(layer, model.graph, bases=one.bases, bits=bits)
-            fastest = sorted(FAMILIES, key=ns.__getitem__)[0]
+            fastest = min(ns, key=ns.__getitem__)
             choices[layer.name] = KernelChoice(family=family or fastest, ns=ns)
     return choices
 

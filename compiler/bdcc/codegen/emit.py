@@ -52,7 +52,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     """Write what is built and loaded: everything but the golden vectors and the oracle."""
     name, blob = plan.name, _blob(plan)
     variables = _variables(plan, blob)
-    render = _renderer(variables)
+    render = renderer(variables)
     for sub in ("include", "src", "weights", "host"):
         (folder / sub).mkdir()
     for header in sorted(shipped("runtime").iterdir(), key=lambda p: p.name):
@@ -79,7 +79,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     for target, template in texts.items():
         (folder / target).write_text(render(template), encoding="utf-8")
     for kernels, numbers in _kernels(plan).items():
-        text = _renderer(numbers)(f"{kernels}.h.j2")
+        text = renderer(numbers)(f"{kernels}.h.j2")
         (folder / "src" / f"{kernels}_kernels.h").write_text(text, encoding="utf-8")
     (folder / "weights" / f"{name}.bin").write_bytes(blob)
     project = {
@@ -115,7 +115,8 @@ def _blob(plan: DeploymentPlan) -> bytes:
     return body.tobytes()
 
 
-def _renderer(variables: dict[str, Any]) -> Callable[[str], str]:
+def renderer(variables: dict[str, Any]) -> Callable[[str], str]:
+    """Renders templates by name with these variables."""
     loader = jinja2.FunctionLoader(lambda name: (shipped("templates") / name).read_text("utf-8"))
     environment = jinja2.Environment(
         loader=loader,

@@ -23,13 +23,13 @@ from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError
 from bdcc.host.bench import bench
 from bdcc.host.build import build
+from bdcc.host.limits import kernel_family
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import open_cache
 from bdcc.pipeline.commands import arguments_of, compile_command
 from bdcc.pipeline.compile import CompileResult, compile_model
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.sweep_folder import SweepFolder, Times, digest, point_key
-from bdcc.pipeline.tables import family_of
 from bdcc.report.report import predicted_loss, write_json
 from bdcc.report.sweep import SCHEMA_VERSION, sweep_csv, sweep_html
 from bdcc.report.sweep_figure import draw_sweep
@@ -259,7 +259,7 @@ def point_row(point: Point, result: CompileResult) -> dict[str, Any]:
         "layers": [layer["name"] for layer in layers],
         "bases": [layer["bases"] for layer in layers],
         "q": [layer["q"] for layer in layers],
-        "kernel": [family_of(layer["kernel"]) for layer in layers],
+        "kernel": [kernel_family(layer["kernel"]) for layer in layers],
         "ms_min": result.timings["bench"]["min_ms"],
         "ms_median": result.timings["bench"]["median_ms"],
         # Predicted for photographs and measured on generated pictures is no pair to look at.

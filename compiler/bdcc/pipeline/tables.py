@@ -20,6 +20,7 @@ from bdcc.codegen.targets import Target
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_oracle
+from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
 from bdcc.host.tune import tune
 from bdcc.pipeline.cache import default_folder
@@ -84,18 +85,13 @@ def tuning_of(
         "layers": [
             {
                 "name": name,
-                "planned": family_of(planned[name]),
+                "planned": kernel_family(planned[name]),
                 "fastest": choice.family,
                 "us": {family: round(ns / 1e3, 2) for family, ns in choice.ns.items()},
             }
             for name, choice in choose_kernels(model, read_cost_table(file), family=None).items()
         ],
     }
-
-
-def family_of(kernel: str) -> str:
-    """Of a kernel's name in report.json."""
-    return kernel.removeprefix("bdcc_").partition("_")[0]
 
 
 def tuning_text(result: Mapping[str, Any]) -> str:

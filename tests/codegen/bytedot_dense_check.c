@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: 0BSD
- * Runs the dense kernels by bytes on the cases of a file and writes every y_int: dense_check IN OUT. Compiled with
- * -D'PAIRS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far.
+ * Runs the dense kernels by bytes on the cases of a file and writes every y_int: bytedot_dense_check IN OUT. Compiled with
+ * -D'KERNELS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far.
  * Without arguments: prints the instruction sets of this machine that there are kernels for. */
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "bytedot_dense.h"
+#include "bytedot_dense_kernels.h"
 
 typedef struct {
     int32_t isa, bases, bits, words, layer_blocks, first_block, blocks;
@@ -31,7 +31,7 @@ typedef void kernel_fn(const uint64_t *, const int32_t *, const uint8_t *, int32
     }
 
 static kernel_fn *find(int32_t isa, int32_t bases, int32_t bits) {
-    PAIRS
+    KERNELS
     exit(3);
 }
 
