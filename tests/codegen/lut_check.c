@@ -46,7 +46,7 @@ static family_t find(int32_t isa, int32_t bases, int32_t bits) {
 }
 
 static void *room(size_t bytes) {
-    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    void *memory = aligned_alloc(64, bytes ? (bytes + 63) / 64 * 64 : 64);
     if (!memory) exit(2);
     memset(memory, 0xa5, bytes);
     return memory;

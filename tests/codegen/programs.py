@@ -56,5 +56,5 @@ def run(program: Path, records: Sequence[bytes]) -> npt.NDArray[np.int32]:
     source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
     source.write_bytes(b"".join(records))
     done = subprocess.run([program, source, target], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return np.fromfile(target, "<i4")

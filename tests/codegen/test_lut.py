@@ -25,6 +25,7 @@ from bdcc.codegen.lut import (
     table_bytes,
     template_variables,
     unit_filters,
+    wide,
 )
 from bdcc.codegen.packing import Packed, pack_filters
 from bdcc.codegen.targets import ISAS
@@ -65,6 +66,7 @@ LAYERS = (
     Case(form="direct", channels=9, size=(5, 5), kernel=(1, 1), strides=(3, 2), filters=73),
     Case(form="direct", channels=24, size=(3, 80), kernel=(2, 2), filters=48, zero=1),
     Case(form="direct", channels=800, size=(5, 5), kernel=(3, 3), filters=24),  # several passes
+    Case(form="direct", channels=8, size=(25, 26), kernel=(2, 2), filters=24),  # many pixels
 )  # fmt: skip
 
 
@@ -124,8 +126,10 @@ def record(
     header = struct.pack(
         "<18i",
         isa, bases, bits, weights.size, packed.valid.size, x.size,
-        table_bytes(bits=bits, cells=x.size // tap_bytes, tap_bytes=tap_bytes),
-        scratch_bytes(bases=bases, rows=rows, taps=taps, tap_bytes=tap_bytes),
+        table_bytes([ISAS[isa]], bits=bits, cells=x.size // tap_bytes, tap_bytes=tap_bytes),
+        scratch_bytes(
+            [ISAS[isa]], bases=bases, bits=bits, rows=rows, taps=taps, tap_bytes=tap_bytes
+        ),
         out[1], out[0] * out[1], blocks, rows, words, taps, tap_bytes,
         view["pixel_stride"], view["row_stride"], view["line_stride"],
     )  # fmt: skip
@@ -229,3 +233,13 @@ def test_sums_do_not_run_over(vector: Vector, bits: int) -> None:
     for bases in range(1, 8):
         assert kernel(vector, bases, bits).tile >= 1
         assert generic_kernel(bases, bits).limit >= 1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("bases", range(1, 8))
+def test_wide_sums_do_not_run_over(bases: int, bits: int) -> None:
+    one = wide(bases, bits)
+    assert 1 <= one.unroll * 4 * ((1 << one.low) - 1) <= BYTE
+    assert one.low <= bits <= one.low * one.parts
+    assert 1 << one.low * (one.parts - 1) <= 127  # a high part is multiplied with it, an int8
+    assert one.tile >= 1

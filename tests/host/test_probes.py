@@ -132,8 +132,9 @@ def test_multiplications_per_cycle(family: str | None, operation: str, macs: flo
 @pytest.mark.parametrize(
     ("isa", "op", "bits", "macs"),
     [
-        ("avx512", "Conv", 5, 6 * 64 / 4),
-        ("avx512", "Conv", 6, 6 * 64 / 8),  # 6 * 63 is no byte
+        ("avx512", "Conv", 3, 6 * 64 / 4),
+        ("avx512", "Conv", 6, 4 * 64 / 4),
+        ("avx512", "Conv", 7, 4 * 64 / 8),  # 4 * 127 is no byte
         ("avx2", "Conv", 6, 4 * 32 / 4),
         ("avx2", "Conv", 7, 4 * 32 / 8),
         ("generic", "Conv", 8, 8 * 4 / 4),

@@ -8,7 +8,7 @@ that each has for itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
@@ -63,10 +63,13 @@ def plan_binary(
     quant: TensorQuant,
     *,
     family: Family,
+    isas: Sequence[str],
     source: MapShape,
     output: MapShape,
 ) -> tuple[dict[str, Any], Scratch]:
-    """Constants of the step of a decomposed layer, and its scratch. source, output: (C, H, W)."""
+    """Constants of the step of a decomposed layer, and its scratch, which holds what any of the
+    instruction sets needs. source, output: (C, H, W).
+    """
     channels, in_h, in_w = source
     conv = node if isinstance(node, Conv) else None
     out_c, out_h, out_w = output if conv else (output[0] * output[1] * output[2], 1, 1)
@@ -104,7 +107,7 @@ def plan_binary(
             )
         case "lut":
             more, shared, private = _lut(
-                conv, packed, quant, source=source, output=(out_c, out_h, out_w)
+                conv, packed, quant, isas=isas, source=source, output=(out_c, out_h, out_w)
             )
         case _:
             assert_never(family)
@@ -259,7 +262,13 @@ def _bytedot(
 
 
 def _lut(
-    conv: Conv | None, packed: Packed, quant: TensorQuant, *, source: MapShape, output: MapShape
+    conv: Conv | None,
+    packed: Packed,
+    quant: TensorQuant,
+    *,
+    isas: Sequence[str],
+    source: MapShape,
+    output: MapShape,
 ) -> Parts:
     """Tables of what a few codes can add up to; some filters look up all pixels' sums in them."""
     rows = packed.weights.shape[2]
@@ -269,12 +278,14 @@ def _lut(
     taps, tap_bytes = view["taps"], view["tap_bytes"]
     cells = constants["group_bytes"] // tap_bytes
     table_bytes = round_up(
-        lut.table_bytes(bits=quant.bits, cells=cells, tap_bytes=tap_bytes), ALIGNMENT
+        lut.table_bytes(isas, bits=quant.bits, cells=cells, tap_bytes=tap_bytes), ALIGNMENT
     )
     constants["view"] += (("cells", cells),)
     constants |= {"table_bytes": table_bytes, "cells": cells, "sums": LUT_SUMS}
     private = {
-        "lut": lut.scratch_bytes(bases=bases, rows=rows, taps=taps, tap_bytes=tap_bytes),
+        "lut": lut.scratch_bytes(
+            isas, bases=bases, bits=quant.bits, rows=rows, taps=taps, tap_bytes=tap_bytes
+        ),
         "sums": LUT_SUMS * 4,
     }
     groups = conv.groups if conv else 1

@@ -4,14 +4,15 @@
 A *step* takes `inputs` codes: a table has their 2^inputs sums, and the bits that a filter's basis
 has there are the index. Vector kernels look up a whole register of filters at once and add bytes;
 before a byte can run over they are widened to 16 bits (*flush*), and before those can, multiplied
-by the coefficients and added to y (*fold*). Where one step alone could pass a byte (from 6 bits on
-with tables of six codes, from 7 on with tables of four), codes are looked up in two parts, the low
-bits and the high ones. So every instruction set holds every (bases, bits) pair.
+by the coefficients and added to y (*fold*). With many bits, where nearly every step would flush,
+AVX-512 adds what one or two steps look up to 32-bit sums (*wide*, templates/lut_wide.h.j2). Where
+one step alone could pass a byte, codes are looked up in two parts, the low bits and the high ones.
+So every instruction set holds every (bases, bits) pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 BYTE, HALF = 255, 65535
@@ -22,6 +23,12 @@ GENERIC_WORDS = (
 GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's of GENERIC_WORDS
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
+WIDE_ISA, WIDE_BITS = "avx512", 4  # where sums are of 32 bits, and from how many bits of a code on
+WIDE_UNIT = 64  # filters
+WIDE_INPUTS = 16  # codes per step: four tables of four codes, each serving 16 filters
+WIDE_UNROLL = 2  # steps, at most, whose bytes are added before they join the sums
+WIDE_REGISTERS = 29  # of 32, for sums, tables and indices
+WIDE_PIXELS = 384  # that an index serves before the next is fetched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,19 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wide:
+    """One (bases, bits) pair with sums of 32 bits. parts, low: as of a Table; unroll: steps whose
+    bytes are added first; tile: pixels that share an index."""
+
+    bases: int
+    bits: int
+    parts: int
+    low: int
+    unroll: int
+    tile: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generic:
     """One (bases, bits) pair in plain C. limit: words before a lane of 16 bits may run over."""
 
@@ -84,8 +104,7 @@ class Generic:
 
 
 def table(vector: Vector, bits: int) -> Table:
-    parts = 1 if vector.inputs * ((1 << bits) - 1) <= BYTE else 2
-    low = -(-bits // parts)
+    parts, low = _parts(vector.inputs, bits)
     return Table(
         isa=vector.isa,
         size=vector.size,
@@ -96,6 +115,12 @@ def table(vector: Vector, bits: int) -> Table:
         flush=BYTE // (vector.inputs * ((1 << low) - 1)),
         limit=HALF // (vector.inputs * ((1 << bits) - 1)),
     )
+
+
+def _parts(inputs: int, bits: int) -> tuple[int, int]:
+    """In how many parts so many codes are looked up, and the bits of the lower one."""
+    parts = 1 if inputs * ((1 << bits) - 1) <= BYTE else 2
+    return parts, -(-bits // parts)
 
 
 def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
@@ -110,32 +135,70 @@ def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
     )
 
 
+def is_wide(isa: str, bits: int) -> bool:
+    return isa == WIDE_ISA and bits >= WIDE_BITS
+
+
+def wide(bases: int, bits: int) -> Wide:
+    parts, low = _parts(WIDE_INPUTS // 4, bits)
+    unroll = min(WIDE_UNROLL, BYTE // (WIDE_INPUTS // 4 * ((1 << low) - 1)))
+    return Wide(
+        bases=bases,
+        bits=bits,
+        parts=parts,
+        low=low,
+        unroll=unroll,
+        tile=min(8, (WIDE_REGISTERS - unroll) // (bases + unroll * parts)),
+    )
+
+
 def generic_kernel(bases: int, bits: int) -> Generic:
     return Generic(bases=bases, bits=bits, limit=HALF // (64 * ((1 << bits) - 1)))
 
 
 def unit_filters(isa: str) -> int:
     """Filters of one unit of work: a row of y has as many, whatever the layer has."""
-    sizes = {vector.isa: vector.size for vector in VECTORS}
-    return sizes.get("avx2" if isa == "avxvnni" else isa, GENERIC_UNIT)
+    vector = _vector(isa)
+    return vector.size if vector else GENERIC_UNIT
 
 
-def table_bytes(*, bits: int, cells: int, tap_bytes: int) -> int:
-    """Bytes of the tables of one group, the most of all instruction sets. cells: taps of
+def _vector(isa: str) -> Vector | None:
+    """None: plain C. avxvnni runs what avx2 does."""
+    name = "avx2" if isa == "avxvnni" else isa
+    return next((vector for vector in VECTORS if vector.isa == name), None)
+
+
+def table_bytes(isas: Sequence[str], *, bits: int, cells: int, tap_bytes: int) -> int:
+    """Bytes of the tables of one group, the most that an instruction set needs. cells: taps of
     `tap_bytes` that its codes hold (direct: pixels of the padded map; gathered: output pixels)."""
-    return _round_up(4 * cells) + cells * max(
-        -(-tap_bytes // vector.inputs) * table(vector, bits).parts << vector.inputs
-        for vector in VECTORS
-    )
+
+    def of_a_cell(isa: str) -> int:
+        vector = _vector(isa)
+        if vector is None:
+            return 0
+        if is_wide(isa, bits):
+            return -(-tap_bytes // WIDE_INPUTS) * wide(1, bits).parts * 64
+        return -(-tap_bytes // vector.inputs) * table(vector, bits).parts << vector.inputs
+
+    most = max(map(of_a_cell, isas))
+    return _round_up(4 * cells) + cells * most if most else 0
 
 
-def scratch_bytes(*, bases: int, rows: int, taps: int, tap_bytes: int) -> int:
-    """Bytes that one call works in, the most of all instruction sets."""
-    sizes = [
-        (rows * taps * -(-tap_bytes // vector.inputs) + 2 * PIXELS) * bases * vector.size
-        for vector in VECTORS
-    ]
-    return max(*sizes, GENERIC_TABLES + GENERIC_UNIT * bases * 8)
+def scratch_bytes(
+    isas: Sequence[str], *, bases: int, bits: int, rows: int, taps: int, tap_bytes: int
+) -> int:
+    """Bytes that one call works in, the most that an instruction set needs."""
+
+    def of_a_call(isa: str) -> int:
+        vector = _vector(isa)
+        if vector is None:
+            return GENERIC_TABLES + GENERIC_UNIT * bases * 8
+        if is_wide(isa, bits):
+            return rows * taps * -(-tap_bytes // WIDE_INPUTS) * bases * WIDE_UNIT * 4
+        steps = rows * taps * -(-tap_bytes // vector.inputs)
+        return (steps + 2 * PIXELS) * bases * vector.size
+
+    return max(map(of_a_call, isas))
 
 
 def _round_up(size: int) -> int:
@@ -151,9 +214,19 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "generic_unit": GENERIC_UNIT,
         "generic_words": GENERIC_WORDS,
         "generic_tables": GENERIC_TABLES,
+        "every_bits": every_bits,
         "vectors": VECTORS,
-        "tables": {v.isa: tuple(table(v, bits) for bits in every_bits) for v in VECTORS},
-        "kernels": {v.isa: tuple(kernel(v, *pair) for pair in ordered) for v in VECTORS},
+        "tables": {
+            v.isa: tuple(table(v, bits) for bits in every_bits if not is_wide(v.isa, bits))
+            for v in VECTORS
+        },
+        "kernels": {
+            v.isa: tuple(kernel(v, *pair) for pair in ordered if not is_wide(v.isa, pair[1]))
+            for v in VECTORS
+        },
+        "wide_tables": tuple(wide(1, bits) for bits in every_bits if is_wide(WIDE_ISA, bits)),
+        "wides": tuple(wide(*pair) for pair in ordered if is_wide(WIDE_ISA, pair[1])),
+        "wide_pixels": WIDE_PIXELS,
         "pixels": PIXELS,
         "near": NEAR_BYTES,
     }

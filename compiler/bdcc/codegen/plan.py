@@ -81,7 +81,7 @@ def make_plan(
     """Plan the C project of a model. families: of decomposed layers by name, popcount where none
     is given. Raises ModelError where a layer cannot be computed in int32.
     """
-    builder = StepBuilder(model, preprocess, families or {})
+    builder = StepBuilder(model, preprocess, families=families or {}, isas=target.isas)
     steps = builder.build()
     offsets, arena_bytes = place(_lifetimes(steps))
     sections, blob_bytes = _lay_out(builder.arrays)

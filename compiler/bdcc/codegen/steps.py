@@ -6,7 +6,7 @@ covers (a Relu joins its layer, a Flatten is free, a Concat's inputs are written
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -119,10 +119,13 @@ class StepBuilder:
         self,
         model: QuantizedModel,
         preprocess: Preprocess | None,
+        *,
         families: Mapping[str, Family],
+        isas: Sequence[str],
     ) -> None:
         self.model = model
         self.families = families
+        self.isas = isas
         self.graph: Graph = model.graph
         self.static = {t: q for t, q in model.tensors.items() if not q.dynamic}
         self.steps: list[Step] = []
@@ -493,6 +496,7 @@ class StepBuilder:
             decomposition,
             quant,
             family=self.families.get(node.name, "popcount"),
+            isas=self.isas,
             source=(channels, in_h, in_w),
             output=self.graph.map_shape(node.output),
         )

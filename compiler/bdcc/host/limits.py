@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bdcc.codegen.lut import is_wide
 from bdcc.host.probes import Machine
 
 DIGITS = 6
@@ -32,7 +33,7 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "popcnt": ("shuffle128", 4 * 16),  # 4 inputs, 16 filters
         "avx2": ("shuffle256", 4 * 32),
         "avxvnni": ("shuffle256", 4 * 32),
-        "avx512": ("permute512", 6 * 64),
+        "avx512": ("permute512", 6 * 64),  # wide: 4 inputs
     },
     "bytedot": {
         "generic": ("madd128", 8),
@@ -101,6 +102,8 @@ def mac_limit(layer: Mapping[str, Any], isa: str, machine: Machine) -> tuple[str
         times *= layer["q"]
     if family == "lut":
         inputs = {"permute512": 6, "table64": 0}.get(operation, 4)
+        if is_wide(isa, layer["q"]):
+            inputs, macs = 4, 4 * 64
         if inputs * (2 ** layer["q"] - 1) > BYTE:  # sums do not fit: low and high bits apart
             times *= 2
         if operation == "table64" and layer["op"] == "Gemm":  # no four pixels to share it
