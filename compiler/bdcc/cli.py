@@ -272,7 +272,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
     ),
     ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
     ("--flash", INTEGER, "BYTES", "The most that the weights may take."),
-    ("--ram", INTEGER, "BYTES", "The most that the arena may take."),
+    (
+        "--ram",
+        INTEGER,
+        "BYTES",
+        "The most that the arena may take; kernels with less scratch are found.",
+    ),
     ("--metric", TEXT, "top1|top5", "[default: top5, top1 below 20 outputs]"),
     ("--keep-float", NAMES, "LAYER,..", "Layers that are not decomposed."),
     ("--float", None, None, "Decompose nothing: exact C of the float model."),

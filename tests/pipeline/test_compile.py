@@ -242,6 +242,26 @@ def test_size_is_what_the_objective_size_makes_small(trained: Trained, tmp_path:
     assert operations["ops"] < operations["size"]
 
 
+def test_report_names_the_kernels_that_ram_has_room_for(trained: Trained, tmp_path: Path) -> None:
+    given = options_for(
+        trained, tmp_path / "out", bases=(3,), q=(5,), limit=20, target="generic", force=True
+    )
+    roomy = bdcc.compile_model(trained.model, given).report
+    tight = bdcc.compile_model(
+        trained.model, replace(given, ram_bytes=roomy.arena_bytes - 1)
+    ).report
+    assert tight.arena_bytes < roomy.arena_bytes
+    slower = [
+        row.name
+        for row, other in zip(tight.layers, roomy.layers, strict=True)
+        if row.kernel != other.kernel
+    ]
+    assert slower
+    note = f"--ram leaves no room for the fastest kernels of {', '.join(slower)}"
+    assert set(tight.notes) - set(roomy.notes) == {note}
+    assert tight.search_drop == roomy.search_drop  # the same bits
+
+
 def test_the_search_stays_within_flash(trained: Trained, project: Path, tmp_path: Path) -> None:
     free = json.loads((project / "report.json").read_text())
     allowed = free["size"]["weight_bytes"] - 1

@@ -42,6 +42,10 @@ class Scratch:
     private: Mapping[str, int]
     private_bytes: int
 
+    @property
+    def bytes(self) -> int:
+        return self.shared_bytes + self.private_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Map:

@@ -84,10 +84,16 @@ class CostTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelChoice:
-    """The family of a layer, and the nanoseconds that each would take by the table."""
+    """The families that a layer may have, the fastest first, and the nanoseconds that each would
+    take by the table.
+    """
 
-    family: Family
+    families: tuple[Family, ...]
     ns: Mapping[Family, float]
+
+    @property
+    def family(self) -> Family:
+        return self.families[0]
 
 
 def choose_kernels(
@@ -100,8 +106,8 @@ def choose_kernels(
         if one is not None:
             bits = model.tensors[layer.input].bits
             ns = table.by_family(layer, model.graph, bases=one.bases, bits=bits)
-            fastest = min(ns, key=ns.__getitem__)
-            choices[layer.name] = KernelChoice(family=family or fastest, ns=ns)
+            families = (family,) if family else tuple(sorted(ns, key=ns.__getitem__))
+            choices[layer.name] = KernelChoice(families=families, ns=ns)
     return choices
 
 

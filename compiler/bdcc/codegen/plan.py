@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,20 @@ class DeploymentPlan:
     def private_bytes(self) -> int:
         """Scratch that each thread but the first brings along."""
         return max(step.private_bytes for step in self.steps)
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """Of each decomposed layer, by name."""
+        return {s.layer: s.values["family"] for s in self.steps if s.kind == "binary"}
+
+    @property
+    def neediest_layer(self) -> str:
+        """The layer in whose step most bytes of the arena are in use."""
+        alive = _lifetimes(self.steps)
+        used = [
+            sum(b.size for b in alive if b.first <= i <= b.last) for i in range(len(self.steps))
+        ]
+        return self.steps[used.index(max(used))].layer
 
     def binary_steps(self, family: Family) -> list[Step]:
         return [s for s in self.steps if s.kind == "binary" and s.values["family"] == family]
@@ -117,6 +131,34 @@ def make_plan(
         blob_bytes=blob_bytes,
         fingerprint=int.from_bytes(hashlib.sha256(structure.encode()).digest()[:8], "little"),
     )
+
+
+def fit_families(
+    plan: DeploymentPlan, wanted: Mapping[str, Sequence[Family]], *, arena_bytes: int
+) -> dict[str, Family]:
+    """Families of the decomposed layers with which the arena takes no more than that: of each layer
+    the first of the wanted ones that leaves the others room. Where nothing fits, those with the
+    least scratch.
+    """
+    layers = {step.layer: step for step in plan.steps if step.kind == "binary"}
+    families = {
+        name: min(wanted[name], key=step.scratch_by_family.__getitem__)
+        for name, step in layers.items()
+    }
+
+    def fits(name: str, family: Family) -> bool:
+        trial = families | {name: family}
+        steps = [
+            replace(step, scratch_bytes=step.scratch_by_family[trial[step.layer]])
+            if step.kind == "binary"
+            else step
+            for step in plan.steps
+        ]
+        return place(_lifetimes(steps))[1] <= arena_bytes
+
+    for name, least in families.items():
+        families[name] = next((f for f in wanted[name] if fits(name, f)), least)
+    return families
 
 
 def _lifetimes(steps: Sequence[Step]) -> list[Lifetime]:

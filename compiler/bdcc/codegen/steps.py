@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bdcc.approx.model import Decomposition, QuantizedModel, TensorQuant
 from bdcc.approx.quantize import quantize_array
 from bdcc.approx.simulate import layer_constants
-from bdcc.codegen.binary import Family, plan_binary
+from bdcc.codegen.binary import FAMILIES, Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
 from bdcc.codegen.geometry import check_int32, lrn_scratch_bytes, pack_layer, pool_geometry
 from bdcc.codegen.packing import pack_float_filters
@@ -78,7 +78,8 @@ class Step:
     """One C function. `tensor` is the graph tensor whose values it leaves in `output`; when those
     are codes, `quant` names
     the tensor whose range they were made with. `values` are the constants its template reads,
-    `sections` its weights; `private_bytes`, at the end of the scratch, each thread has its own."""
+    `sections` its weights; `private_bytes`, at the end of the scratch, each thread has its own;
+    `scratch_by_family`: what scratch a decomposed layer would take with each family."""
 
     kind: str
     name: str
@@ -89,6 +90,7 @@ class Step:
     output: Buffer | None
     scratch_bytes: int = 0
     private_bytes: int = 0
+    scratch_by_family: Mapping[Family, int] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     sections: tuple[str, ...] = ()
 
@@ -490,16 +492,20 @@ class StepBuilder:
             sections["sums"] = sums
         for part, array in sections.items():
             self.arrays[f"{node.name}.{part}"] = np.ascontiguousarray(array)
-        values, scratch = plan_binary(
-            node,
-            packed,
-            decomposition,
-            quant,
-            family=self.families.get(node.name, "popcount"),
-            isas=self.isas,
-            source=(channels, in_h, in_w),
-            output=self.graph.map_shape(node.output),
-        )
+        planned = {
+            family: plan_binary(
+                node,
+                packed,
+                decomposition,
+                quant,
+                family=family,
+                isas=self.isas,
+                source=(channels, in_h, in_w),
+                output=self.graph.map_shape(node.output),
+            )
+            for family in FAMILIES
+        }
+        values, scratch = planned[self.families.get(node.name, "popcount")]
         values |= {
             "source": None if quant.dynamic else _quant_values(quant),
             "quant": _quant_values(self.static[carried]) if carried else None,
@@ -511,8 +517,9 @@ class StepBuilder:
             tensor=tensor,
             quant=carried,
             source=self.floats[node.input] if quant.dynamic else self.codes[node.input],
-            scratch_bytes=scratch.shared_bytes + scratch.private_bytes,
+            scratch_bytes=scratch.bytes,
             private_bytes=scratch.private_bytes,
+            scratch_by_family={family: one.bytes for family, (_, one) in planned.items()},
             values=values,
             sections=tuple(f"{node.name}.{part}" for part in sections),
         )

@@ -58,7 +58,7 @@ def make_report(
         max_drop_pp=max_drop_pp,
         met=_missed_on(search, holdout, max_drop_pp, strict=options.strict) is None,
         warnings=tuple(warnings),
-        notes=_notes(options, plan.name, material),
+        notes=(*_notes(options, plan.name, material), *_slower_kernels(plan, kernels)),
         layers=_layer_rows(plan, choice, kernels),
         cost_table={
             "isa": cost_table.isa,
@@ -93,7 +93,7 @@ def _layer_rows(
     for layer in graph.weight_layers:
         one = model.decomposed.layers.get(layer.name)
         bits = None if one is None else model.tensors[layer.input].bits
-        kernel = kernels.get(layer.name)
+        kernel, family = kernels.get(layer.name), plan.families.get(layer.name)
         rows.append(
             LayerRow(
                 name=layer.name,
@@ -107,8 +107,8 @@ def _layer_rows(
                     if owners.get(section.name) == layer.name
                 ),
                 kernel=None
-                if one is None or kernel is None
-                else f"bdcc_{kernel.family}_b{one.bases}q{bits}",
+                if one is None or family is None
+                else f"bdcc_{family}_b{one.bases}q{bits}",
                 kernel_us=None
                 if kernel is None
                 else {family: float(f"{ns / 1e3:.4g}") for family, ns in kernel.ns.items()},
@@ -174,6 +174,13 @@ def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str,
     if options.target == "host":
         notes.append("built for this machine (--target host); bdcc targets lists the others")
     return tuple(notes)
+
+
+def _slower_kernels(plan: DeploymentPlan, kernels: Mapping[str, KernelChoice]) -> tuple[str, ...]:
+    slower = [name for name, family in plan.families.items() if family != kernels[name].family]
+    if not slower:
+        return ()
+    return (f"--ram leaves no room for the fastest kernels of {', '.join(slower)}",)
 
 
 def find_missed(report: Report, options: CompileOptions) -> str | None:

@@ -5,6 +5,7 @@ one is kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import Family
 from bdcc.codegen.costs import CostTable, KernelChoice, choose_kernels
 from bdcc.codegen.emit import emit
-from bdcc.codegen.plan import DeploymentPlan, make_plan
+from bdcc.codegen.plan import DeploymentPlan, fit_families, make_plan
 from bdcc.codegen.targets import Target
 from bdcc.data.generate import generate_pictures
 from bdcc.data.preprocess import Preprocess
@@ -25,7 +26,7 @@ Counts = tuple[tuple[str, int], ...]  # by name, in order of the names
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workshop:
     """folder: where projects are written, each in a folder of its own; cost_table: of the target's
-    kernels; family: of all layers, None: each its fastest; written: those, by bits of
+    kernels; family: of all layers, None: each its fastest that fits; written: those, by bits of
     tensors and bases of layers (a layer may have a tensor's name); the rest is the same for all of
     them.
     """
@@ -47,25 +48,38 @@ class Workshop:
         return choose_kernels(model, self.cost_table, family=self.family)
 
     def plan(self, model: QuantizedModel) -> DeploymentPlan:
-        """Raises OptionError if the weights or the arena take more than they may."""
-        plan = make_plan(
+        """With the fastest kernels that the arena has room for. Raises OptionError if weights or
+        arena take more than they may.
+        """
+        wanted = {name: one.families for name, one in self.kernels(model).items()}
+        plan = self._plan(model, {name: families[0] for name, families in wanted.items()})
+        flash, ram = self.flash_bytes, self.ram_bytes
+        if flash is not None and plan.blob_bytes > flash:
+            raise OptionError(
+                f"the weights of this choice take {plan.blob_bytes} bytes, allowed are {flash}",
+                layer="--flash",
+            )
+        if ram is None or plan.arena_bytes <= ram:
+            return plan
+        plan = self._plan(model, fit_families(plan, wanted, arena_bytes=ram))
+        if plan.arena_bytes > ram:
+            kernels = f"with --kernel {self.family}" if self.family else "with any kernels"
+            raise OptionError(
+                f"the arena of this choice takes at least {plan.arena_bytes} bytes {kernels}, most "
+                f"in {plan.neediest_layer}; allowed are {ram}",
+                layer="--ram",
+            )
+        return plan
+
+    def _plan(self, model: QuantizedModel, families: Mapping[str, Family]) -> DeploymentPlan:
+        return make_plan(
             model,
             name=self.name,
             target=self.target,
             preprocess=self.preprocess,
             labels=self.class_labels,
-            families={name: one.family for name, one in self.kernels(model).items()},
+            families=families,
         )
-        for option, what, needed, allowed in (
-            ("--flash", "weights of this choice take", plan.blob_bytes, self.flash_bytes),
-            ("--ram", "arena of this choice takes", plan.arena_bytes, self.ram_bytes),
-        ):
-            if allowed is not None and needed > allowed:
-                raise OptionError(
-                    f"the {what} {needed} bytes, allowed are {allowed}",
-                    layer=option,
-                )
-        return plan
 
     def fits(self, model: QuantizedModel) -> bool:
         """Whether `plan` takes it."""
