@@ -607,7 +607,9 @@ def bench(project: Path, as_json: bool, **options: Any) -> None:
 @cli.command(epilog=_examples("bdcc tune out", "bdcc tune out --isa avx2 -o avx2.json"))
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option(
-    "--isa", metavar="NAME", help="An instruction set by name  [default: the widest there is]"
+    "--isa",
+    metavar="NAME",
+    help="An instruction set by name  [default: what OUT is planned for, if this CPU has it]",
 )
 @click.option(
     "-o",
@@ -616,16 +618,19 @@ def bench(project: Path, as_json: bool, **options: Any) -> None:
     metavar="FILE",
     help="For --cost-table  [default: in the cache, where compile --target host finds it]",
 )
+@click.option("--cache", type=CACHE, metavar="DIR|off", help="As of bdcc compile.")
 @JSON
-def tune(project: Path, isa: str | None, output: Path | None, as_json: bool) -> None:
+def tune(
+    project: Path, isa: str | None, output: Path | None, cache: Path | None, as_json: bool
+) -> None:
     """Measure the kernels on this machine, and keep the table for compilations to come.
 
-    Says what OUT's layers would take with it. A minute or two.
+    Says what OUT's layers would take with it, and how to compile them by it. A minute or two.
     """
     from bdcc.pipeline.tables import tuning_of, tuning_text
 
     with _Watch() as watch:
-        result = tuning_of(project, isa, output=output, progress=watch)
+        result = tuning_of(project, isa, output=output, cache=cache, progress=watch)
     _print_json(result) if as_json else click.echo(tuning_text(result))
 
 

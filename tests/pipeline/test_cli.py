@@ -21,12 +21,13 @@ from trained_network import CLASSES, Trained
 from bdcc import cli
 from bdcc.approx.model import load_oracle
 from bdcc.approx.simulate import run_exact, run_float
-from bdcc.codegen.costs import shipped_cost_table
-from bdcc.codegen.targets import TARGETS
+from bdcc.codegen.costs import Key, Parts, shipped_cost_table
+from bdcc.codegen.targets import TARGETS, find_target
 from bdcc.errors import BuildError, MismatchError
 from bdcc.host.machine import usable_isas
 from bdcc.ir.onnx_import import load_onnx
-from bdcc.pipeline import tables
+from bdcc.pipeline import CompileOptions, tables
+from bdcc.pipeline.tables import find_cost_table
 from bdcc.report.report import load_schema
 
 BDCC = """bdcc() { "$PYTHON" -c 'from bdcc.cli import main; main()' "$@"; }\n"""
@@ -479,6 +480,57 @@ def test_tune_keeps_a_table_and_says_what_it_is_worth(
     assert "--isa: 'mmx'" in error
     code, _, error = run("tune", tmp_path)
     assert code == 1
+
+
+def test_tune_says_what_to_do(
+    run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which instruction set is measured, and the command that compiles by the table."""
+    monkeypatch.setattr(tables, "usable_isas", lambda: ("generic", "popcnt", "avx2"))
+    fastest = "popcount"
+
+    def measured(isa: str, *, progress: object) -> dict[Key, Parts]:
+        ns = shipped_cost_table(isa).ns
+        return {k: (1e-6,) * len(v) if k[0] == fastest else v for k, v in ns.items()}
+
+    monkeypatch.setattr(tables, "tune", measured)
+    out = tmp_path / "out"
+    shutil.copytree(project, out)
+    report = json.loads((out / "report.json").read_text())
+    count = len(report["layers"])
+    cache, file = tmp_path / "cache", tmp_path / "table.json"
+
+    def tune_as(target: str, *arguments: object, planned: str = "lut", **options: object) -> str:
+        rows = [{**row, "kernel": f"bdcc_{planned}_b1q1"} for row in report["layers"]]
+        changed = {"target": target, "layers": rows, "options": {**report["options"], **options}}
+        (out / "report.json").write_text(json.dumps({**report, **changed}))
+        code, text, _ = run("tune", out, *arguments)
+        assert code == 0
+        return text.partition("\n\n")[2]
+
+    slower = f"{count} of {count} layers would be faster"
+    text = tune_as("host", "--cache", cache)
+    assert f"{slower}. Without --cost-table this table is found: " in text
+    assert f"bdcc compile ... --cache {cache}\navx2 on " in text
+    given = CompileOptions(output=out, cache=cache)
+    found = find_cost_table(find_target("host"), given.cost_table, cache=given.cache_folder)
+    assert found.ns == measured("avx2", progress=None)
+    text = tune_as("host", "-o", file)
+    assert f"{slower}: bdcc compile ... --cost-table {file}\n" in text
+    text = tune_as("host", "--isa", "popcnt", "-o", file)
+    assert f"bdcc compile ... --target x86-64-v2 --cost-table {file}\npopcnt on " in text
+    assert text.endswith("the project is planned for avx2\n")
+    text = tune_as("x86-64-avx512", "-o", file)
+    assert f"bdcc compile ... --target x86-64-v3 --cost-table {file}\navx2 on " in text
+    assert text.endswith("the project is planned for avx512, which this CPU does not have\n")
+    text = tune_as("generic", "--cache", cache)
+    (table,) = cache.glob("cost_tables/generic-*.json")
+    assert f"bdcc compile ... --target generic --cost-table {table}\ngeneric on " in text
+    assert tune_as("host", "-o", file, planned=fastest).startswith("every layer has its fastest ")
+    assert tune_as("host", "-o", file, kernel="lut").startswith("--kernel lut decides ")
+    assert f"{slower}, where --ram has room: " in tune_as("host", "-o", file, ram_bytes=99)
+    code, _, error = run("tune", out, "--cache", "off")
+    assert (code, error) == (1, "bdcc: --cache: off keeps no table. Give -o FILE.\n")
 
 
 def test_targets_are_listed(run: Run) -> None:

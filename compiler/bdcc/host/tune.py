@@ -29,6 +29,7 @@ from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import ISAS, Target
 from bdcc.host.library import Library
+from bdcc.host.probes import pinned
 from bdcc.ir.graph import (
     Conv,
     Dense,
@@ -70,7 +71,7 @@ def tune(isa: str, *, progress: Progress | None = None) -> dict[Key, Parts]:
                 families=dict.fromkeys(model.decomposed.layers, family),
             )
             emit_sources(plan, Path(folder))
-            with Library.open(Path(folder), isa=isa) as library:
+            with Library.open(Path(folder), isa=isa) as library, pinned():
                 times = _times(library)
         ns |= _costs(graph, family, isa, times)
     return ns

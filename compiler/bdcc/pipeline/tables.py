@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.costs import (
@@ -16,7 +17,7 @@ from bdcc.codegen.costs import (
     shipped_cost_table,
     write_cost_table,
 )
-from bdcc.codegen.targets import Target
+from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_oracle
@@ -54,18 +55,31 @@ def measured_file(isa: str, *, cache: Path | None) -> Path:
 
 
 def tuning_of(
-    project: Path, isa: str | None, *, output: Path | None, progress: Progress | None
+    project: Path,
+    isa: str | None,
+    *,
+    output: Path | None,
+    cache: Path | Literal["off"] | None,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    """Measure this machine's kernels with that instruction set (None: its widest), keep the table,
-    and tell what the layers of the project would take by it."""
+    """Measure this machine's kernels with that instruction set (None: the one that the project is
+    planned for, or the widest of its target's that this CPU has), keep the table in the file or in
+    the cache, and tell what the project's layers would take by it, and what to do.
+    """
     model, report = read_oracle(project), read_report(project)
-    isa = isa or usable_isas()[-1]
+    target = find_target(report["target"])
+    wanted = target.planned_for or usable_isas()[-1]
+    isa = isa or max(set(usable_isas()) & set(target.isas), key=ISAS.index)
     if isa not in usable_isas():
         raise OptionError(
             f"'{isa}' is not an instruction set of this CPU; it has {', '.join(usable_isas())}",
             layer="--isa",
         )
-    file = output or measured_file(isa, cache=None)
+    if cache == "off":
+        if output is None:
+            raise OptionError("off keeps no table", layer="--cache", hint="Give -o FILE")
+        cache = None
+    file = output or measured_file(isa, cache=cache)
     if file.is_dir():
         raise OutputError("is a folder", layer=str(file), hint="Give the name of a file")
     text = write_cost_table(isa, machine_name(), tune(isa, progress=progress))
@@ -78,20 +92,62 @@ def tuning_of(
         part.unlink(missing_ok=True)
         raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
     planned = {row["name"]: row["kernel"] for row in report["layers"]}
+    rows = [
+        {
+            "name": name,
+            "planned": kernel_family(planned[name]),
+            "fastest": choice.family,
+            "us": {family: round(ns / 1e3, 2) for family, ns in choice.ns.items()},
+        }
+        for name, choice in choose_kernels(model, read_cost_table(file), family=None).items()
+    ]
     return {
         "isa": isa,
+        "planned_for": wanted,
         "machine": machine_name(),
         "file": str(file),
-        "layers": [
-            {
-                "name": name,
-                "planned": kernel_family(planned[name]),
-                "fastest": choice.family,
-                "us": {family: round(ns / 1e3, 2) for family, ns in choice.ns.items()},
-            }
-            for name, choice in choose_kernels(model, read_cost_table(file), family=None).items()
-        ],
+        "layers": rows,
+        "advice": _advice(
+            rows,
+            report["options"],
+            target=target if isa == wanted else next(t for t in TARGETS if t.planned_for == isa),
+            file=file,
+            cached=output is None,
+            cache=cache,
+        ),
     }
+
+
+def _advice(
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    target: Target,
+    file: Path,
+    cached: bool,
+    cache: Path | None,
+) -> str:
+    """What to do about layers that the table in `file` has faster kernels for. options: as in
+    report.json; target: planned for what was measured; cached: whether the file is in the cache.
+    """
+    slower = f"{sum(row['planned'] != row['fastest'] for row in rows)} of {len(rows)} layers"
+    if options["kernel"] != "auto":
+        return (
+            f"--kernel {options['kernel']} decides for this project, whatever the table says; "
+            f"without it {slower} would be faster"
+        )
+    if all(row["planned"] == row["fastest"] for row in rows):
+        return "every layer has its fastest kernel already"
+    room = ", where --ram has room" if options["ram_bytes"] else ""
+    again = ["bdcc", "compile", "..."]
+    if target.planned_for is not None:
+        again += ["--target", target.name]
+    elif cached:
+        again += [] if cache is None else ["--cache", str(cache)]
+        room += ". Without --cost-table this table is found"
+    if not cached or target.planned_for is not None:
+        again += ["--cost-table", str(file)]
+    return f"{slower} would be faster{room}: {shlex.join(again)}"
 
 
 def tuning_text(result: Mapping[str, Any]) -> str:
@@ -105,13 +161,8 @@ def tuning_text(result: Mapping[str, Any]) -> str:
         for row in result["layers"]
     ]
     header = ["layer", "planned", "fastest", *(f"{family} us" for family in FAMILIES)]
-    changed = sum(row["planned"] != row["fastest"] for row in result["layers"])
-    advice = (
-        "every layer has its fastest kernel already"
-        if not changed
-        else f"{changed} of {len(rows)} layers have a faster kernel by this table"
-    )
-    return (
-        table(header, rows, left=3)
-        + f"\n\n{advice}\n{result['isa']} on {result['machine']}: {result['file']}"
-    )
+    lines = [result["advice"], f"{result['isa']} on {result['machine']}: {result['file']}"]
+    if (planned_for := result["planned_for"]) != result["isa"]:
+        lacking = "" if planned_for in usable_isas() else ", which this CPU does not have"
+        lines.append(f"the project is planned for {planned_for}{lacking}")
+    return table(header, rows, left=3) + "\n\n" + "\n".join(lines)
