@@ -19,11 +19,14 @@ enum {
     BDCC_ISA_COUNT = 5
 };
 
-/* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses. */
+/* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses.
+ * What is not defined is left out: older compilers do not know AVX-VNNI, and detection goes on to AVX2. */
 #if BDCC_X86
 #define BDCC_TARGET_POPCNT __attribute__((target("popcnt,sse4.2")))
 #define BDCC_TARGET_AVX2 __attribute__((target("popcnt,avx2")))
+#if !defined(BDCC_NO_AVXVNNI) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define BDCC_TARGET_AVXVNNI __attribute__((target("popcnt,avx2,avxvnni")))
+#endif
 #define BDCC_TARGET_AVX512 \
     __attribute__((        \
         target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
@@ -53,16 +56,19 @@ BDCC_INLINE int bdcc_isa_from_name(const char *name) {
 /* Whether this CPU has an instruction set and its operating system saves the registers of it. */
 BDCC_INLINE int bdcc_isa_usable(int isa) {
 #if BDCC_X86
-    unsigned a = 0, b = 0, c = 0, d = 0;
     __builtin_cpu_init(); /* not left to a constructor: this may itself be called from one */
     switch (isa) {
     case BDCC_ISA_GENERIC: return 1;
     case BDCC_ISA_POPCNT:
         return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("sse4.2");
     case BDCC_ISA_AVX2: return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2");
-    case BDCC_ISA_AVXVNNI: /* bit 4 of leaf 7.1: a name that not every compiler knows */
+#ifdef BDCC_TARGET_AVXVNNI
+    case BDCC_ISA_AVXVNNI: { /* bit 4 of leaf 7.1: a name that not every compiler knows */
+        unsigned a = 0, b = 0, c = 0, d = 0;
         return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2") &&
                __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1u);
+    }
+#endif
     case BDCC_ISA_AVX512:
         return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx2") &&
                __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

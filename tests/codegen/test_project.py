@@ -5,6 +5,7 @@ linkable as a library.
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -36,6 +37,8 @@ FLAGS = {
     "gcc -O0": ("gcc", "-std=c11 -O0"),
     "gcc native": ("gcc", "-std=c11 -O3 -march=native"),
     "gcc gnu11 with fma and lto": ("gcc", "-std=gnu11 -O3 -mfma -flto"),
+    "gcc without avxvnni": ("gcc", "-std=c11 -O1 -DBDCC_NO_AVXVNNI"),
+    "clang without avxvnni": ("clang", "-O1 -DBDCC_NO_AVXVNNI"),
     "gcc portable": ("gcc", "-std=c11 -O2 -DBDCC_PORTABLE"),
     "gcc sanitizers": (
         "gcc",
@@ -79,6 +82,16 @@ def test_every_compiler_and_flag_gives_the_oracle_s_bits(
     said = run([str(tmp_path / "selftest"), "--golden", "host/golden.bin"], project)
     assert "every layer equals the oracle" in said
     assert ("avx2" in said) <= ("portable" not in flags)
+    assert ("avxvnni" in said) <= ("-DBDCC_" not in options)
+
+
+def test_compilers_that_do_not_know_avxvnni_meet_none_of_it(project: Path) -> None:
+    """Neither the attribute nor code that would take it."""
+    command = ["cc", "-E", "-P", "-Iinclude", "-Isrc", "src/net.c"]
+    ours, without = run(command, project), run([*command, "-DBDCC_NO_AVXVNNI"], project)
+    for text, there in ((ours, platform.machine() == "x86_64"), (without, False)):
+        assert ('target("popcnt,avx2,avxvnni")' in text) == there
+        assert ("steps__avxvnni" in text) == there
 
 
 def test_fast_math_is_refused(project: Path) -> None:
