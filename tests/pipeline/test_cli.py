@@ -515,6 +515,7 @@ def test_tune_says_what_to_do(
     given = CompileOptions(output=out, cache=cache)
     found = find_cost_table(find_target("host"), given.cost_table, cache=given.cache_folder)
     assert found.ns == measured("avx2", progress=None)
+    assert found.source == "measured"
     text = tune_as("host", "-o", file)
     assert f"{slower}: bdcc compile ... --cost-table {file}\n" in text
     text = tune_as("host", "--isa", "popcnt", "-o", file)

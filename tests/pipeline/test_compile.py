@@ -17,6 +17,7 @@ import bdcc
 from bdcc.approx.model import load_oracle
 from bdcc.approx.simulate import run_exact, run_float
 from bdcc.errors import BuildError, OptionError
+from bdcc.pipeline import tables
 from bdcc.pipeline.reporting import find_missed
 from bdcc.report.report import compare, load_schema
 from clusters import running_scheduler, running_workers
@@ -247,9 +248,13 @@ def test_report_names_the_kernels_that_ram_has_room_for(trained: Trained, tmp_pa
         trained, tmp_path / "out", bases=(3,), q=(5,), limit=20, target="generic", force=True
     )
     roomy = bdcc.compile_model(trained.model, given).report
+    table = Path(tables.__file__).parents[1].joinpath("codegen", "cost_tables", "generic.json")
     tight = bdcc.compile_model(
-        trained.model, replace(given, ram_bytes=roomy.arena_bytes - 1)
+        trained.model,
+        replace(given, ram_bytes=roomy.arena_bytes - 1, cost_table=str(table)),
     ).report
+    assert {**roomy.cost_table, "source": "file"} == tight.cost_table
+    assert roomy.cost_table["source"] == "shipped"
     assert tight.arena_bytes < roomy.arena_bytes
     slower = [
         row.name

@@ -60,7 +60,7 @@ def example() -> Report:
         model_name="m.onnx",
         model_sha256="0" * 64,
         options={"seed": 0},
-        cost_table={"isa": "avx2", "machine": "some CPU", "sha256": "0" * 64},
+        cost_table={"isa": "avx2", "machine": "some CPU", "sha256": "0" * 64, "source": "shipped"},
         preprocess={
             "preset": "raw",
             "mean": [0.0],

@@ -33,18 +33,21 @@ SCHEMA = 1
 Kind = Literal["conv", "dense"]
 Key = tuple[Family, Kind, int, int]  # family, kind, bases, bits
 Parts = tuple[float, ...]
+Source = Literal["shipped", "measured", "file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTable:
     """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight and
-    code of a convolution, per weight of a dense layer; sha256: of the file it was read from.
+    code of a convolution, per weight of a dense layer; sha256: of the file it was read from;
+    source: shipped with bdcc, measured here and found in the cache, or a file that was named.
     """
 
     isa: str
     machine: str
     ns: Mapping[Key, Parts]
     sha256: str
+    source: Source
 
     def predict(
         self, family: Family, layer: WeightLayer, graph: Graph, *, bases: int, bits: int
@@ -137,10 +140,10 @@ def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str) -> Pa
     return float(pixels * filters * positions), float(filters * positions), float(codes)
 
 
-def read_cost_table(file: Path) -> CostTable:
+def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
     """Raises DataError unless it is a table that `bdcc tune` wrote."""
     try:
-        return _parse(file.read_bytes())
+        return _parse(file.read_bytes(), source)
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             "is no table of kernel costs, or of another version",
@@ -150,10 +153,11 @@ def read_cost_table(file: Path) -> CostTable:
 
 
 def shipped_cost_table(isa: str) -> CostTable:
-    return _parse((resources.files("bdcc.codegen") / "cost_tables" / f"{isa}.json").read_bytes())
+    file = resources.files("bdcc.codegen") / "cost_tables" / f"{isa}.json"
+    return _parse(file.read_bytes(), "shipped")
 
 
-def _parse(data: bytes) -> CostTable:
+def _parse(data: bytes, source: Source) -> CostTable:
     record = json.loads(data)
     if record["schema"] != SCHEMA or record["isa"] not in ISAS:
         raise ValueError("another schema")
@@ -171,6 +175,7 @@ def _parse(data: bytes) -> CostTable:
         machine=str(record["machine"]),
         ns=ns,
         sha256=hashlib.sha256(data).hexdigest(),
+        source=source,
     )
 
 

@@ -64,6 +64,7 @@ def make_report(
             "isa": cost_table.isa,
             "machine": cost_table.machine,
             "sha256": cost_table.sha256,
+            "source": cost_table.source,
         },
         judge=material.judge,
         metric=metric,

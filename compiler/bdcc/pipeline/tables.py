@@ -37,7 +37,7 @@ def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostT
     if choice == "default":
         measured = measured_file(isa, cache=cache)
         if target.planned_for is None and measured.is_file():
-            return read_cost_table(measured)
+            return read_cost_table(measured, source="measured")
         return shipped_cost_table(isa)
     table = read_cost_table(Path(choice))
     if table.isa != isa:

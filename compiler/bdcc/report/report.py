@@ -135,7 +135,7 @@ class Report:
     met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
     weights and float activations; predicted: fixed before the choice was measured, None where
     nothing was searched. target, options, cost_table (which one: instruction set,
-    machine, SHA-256), preprocess, search: JSON values.
+    machine, SHA-256, source: shipped, measured or a file), preprocess, search: JSON values.
     """
 
     bdcc_version: str
