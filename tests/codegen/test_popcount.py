@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
-from bdcc.codegen.kernels import adder_network, counter, kernel_parameters, template_variables
 from bdcc.codegen.packing import Form, pack_filters
+from bdcc.codegen.popcount import adder_network, counter, kernel_parameters, template_variables
 from bdcc.codegen.targets import ISAS
 from codegen import programs
 from codegen.programs import run, usable

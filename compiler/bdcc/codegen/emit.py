@@ -18,10 +18,9 @@ from bdcc.approx.model import save_oracle
 from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.bytedot import WIDE_BELOW
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
+from bdcc.codegen.bytedot_dense import template_variables as dense_variables
 from bdcc.codegen.checksum import checksum
-from bdcc.codegen.dense import template_variables as dense_variables
 from bdcc.codegen.golden import golden_vectors
-from bdcc.codegen.kernels import template_variables as popcount_variables
 from bdcc.codegen.lut import template_variables as lut_variables
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.plan import (
@@ -30,6 +29,7 @@ from bdcc.codegen.plan import (
     DeploymentPlan,
     describe_steps,
 )
+from bdcc.codegen.popcount import template_variables as popcount_variables
 from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 

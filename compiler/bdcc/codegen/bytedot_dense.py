@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bdcc.approx.model import COEFFICIENT_CAP
-from bdcc.codegen.kernels import PREFETCH_BYTES
+from bdcc.codegen.popcount import PREFETCH_BYTES
 
 PLANES = 4  # of a table: 16 entries, which is what one byte shuffle looks up
 CHUNK = 512  # words of x that are put in order at a time: 32 KB on the stack, more than VGG needs

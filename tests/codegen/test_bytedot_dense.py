@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
-from bdcc.codegen.dense import dense_parameters, template_variables
+from bdcc.codegen.bytedot_dense import dense_parameters, template_variables
 from bdcc.codegen.packing import pack_filters
 from bdcc.codegen.targets import ISAS
 from codegen import programs
