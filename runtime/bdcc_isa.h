@@ -32,6 +32,11 @@ enum {
         target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
 #endif
 
+#if BDCC_X86
+/* What is in a register stays there: gcc would load it anew for every use, and loads are what limits many a loop. */
+#define BDCC_KEEP(v) __asm__("" : "+v"(v))
+#endif
+
 BDCC_INLINE const char *bdcc_isa_name(int isa) {
     switch (isa) {
     case BDCC_ISA_GENERIC: return "generic";
