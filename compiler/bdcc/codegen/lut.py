@@ -34,22 +34,20 @@ WIDE_PIXELS = 384  # that an index serves before the next is fetched
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
     """What an instruction set looks up with. size: bytes of a register, filters of a unit;
-    inputs: codes per step; accumulators: registers for sums of bytes; registers: all that there
-    are; least_tile: pixels that make a tile worth it (with one, indices are read where they are
+    inputs: codes per step; accumulators: registers for sums of bytes; least_tile: pixels that make a tile worth it (with one, indices are read where they are
     used and need no registers)."""
 
     isa: str
     size: int
     inputs: int
     accumulators: int
-    registers: int
     least_tile: int
 
 
 VECTORS = (
-    Vector(isa="popcnt", size=16, inputs=4, accumulators=9, registers=16, least_tile=3),
-    Vector(isa="avx2", size=32, inputs=4, accumulators=9, registers=16, least_tile=3),
-    Vector(isa="avx512", size=64, inputs=6, accumulators=9, registers=32, least_tile=2),
+    Vector(isa="popcnt", size=16, inputs=4, accumulators=9, least_tile=3),
+    Vector(isa="avx2", size=32, inputs=4, accumulators=9, least_tile=3),
+    Vector(isa="avx512", size=64, inputs=6, accumulators=9, least_tile=2),
 )
 
 
@@ -73,15 +71,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One (bases, bits) pair on one instruction set. tile: pixels that share an index; held,
-    single_held: whether their 16-bit sums, and those of a single pixel, stay in registers; most:
-    steps of a row that are taken in one go."""
+    """One (bases, bits) pair on one instruction set. tile: pixels that share an index; held: their
+    16-bit sums are in registers, as those of a single pixel always are; most: steps of a row that
+    are taken in one go.
+    """
 
     bases: int
     table: Table
     tile: int
     held: bool
-    single_held: bool
     most: int
 
 
@@ -132,16 +130,11 @@ def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
     tile = vector.accumulators // (bases * entries.parts)
     tile = tile if tile >= vector.least_tile else 1
 
-    def holds(pixels: int) -> bool:
-        """Two sums of 16 bits, a byte of each part; a table and what is looked up in it."""
-        return pixels * bases * (2 + entries.parts) + 2 <= vector.registers
-
     return Kernel(
         bases=bases,
         table=entries,
         tile=tile,
-        held=holds(tile),
-        single_held=holds(1),
+        held=vector.isa == "avx512",
         most=min(entries.limit, NEAR_BYTES // (bases * vector.size)),
     )
 
