@@ -33,9 +33,9 @@ WIDE_PIXELS = 384  # that an index serves before the next is fetched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """What an instruction set looks up with. size: bytes of a register, filters of a unit;
-    inputs: codes per step; accumulators: registers for sums of bytes; least_tile: pixels that make a tile worth it (with one, indices are read where they are
-    used and need no registers)."""
+    """What an instruction set looks up with. size: bytes of a register, filters of a unit; inputs:
+    codes per step; accumulators: registers for sums of bytes; least_tile: pixels that make a tile
+    worth it (with one, indices are read where they are used and need no registers)."""
 
     isa: str
     size: int
