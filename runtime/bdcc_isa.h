@@ -24,8 +24,10 @@ enum {
 #if BDCC_X86
 #define BDCC_TARGET_POPCNT __attribute__((target("popcnt,sse4.2")))
 #define BDCC_TARGET_AVX2 __attribute__((target("popcnt,avx2")))
-#if !defined(BDCC_NO_AVXVNNI) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#if !defined(BDCC_NO_AVXVNNI) && defined(__has_include)
+#if __has_include(<avxvnniintrin.h>)
 #define BDCC_TARGET_AVXVNNI __attribute__((target("popcnt,avx2,avxvnni")))
+#endif
 #endif
 #define BDCC_TARGET_AVX512 \
     __attribute__((        \

@@ -3,6 +3,7 @@
  * -D'KERNELS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; tables
  * and pixels are computed in two ranges, the second one first. Without arguments: prints the instruction sets of
  * this machine. */
+#define _POSIX_C_SOURCE 200112L /* posix_memalign takes any size */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -46,8 +47,8 @@ static family_t find(int32_t isa, int32_t bases, int32_t bits) {
 }
 
 static void *room(size_t bytes) {
-    void *memory = aligned_alloc(64, bytes ? (bytes + 63) / 64 * 64 : 64);
-    if (!memory) exit(2);
+    void *memory;
+    if (posix_memalign(&memory, 64, bytes + !bytes)) exit(2);
     memset(memory, 0xa5, bytes);
     return memory;
 }

@@ -86,9 +86,11 @@ def test_work_counts_what_the_kernels_round_up() -> None:
     first, *_, last = graph.weight_layers
     assert isinstance(first, Conv)
     pixels = graph.map_shape(first.output)[1] * graph.map_shape(first.output)[2]
-    products, weights, codes = work_of(first, graph, family="bytedot", isa="avx2")
+    products, weights, codes = work_of(first, graph, family="bytedot", isa="avx2", bits=8)
     assert (products, weights) == (pixels * 16 * 48, 16 * 48)  # 5 x 3 taps of 3 channels: 45
     assert codes == pixels * 48
-    assert work_of(first, graph, family="popcount", isa="avx2")[1] == 16 * 64
-    assert work_of(first, graph, family="lut", isa="avx512")[1] == 64 * 48
-    assert work_of(last, graph, family="lut", isa="avx2") == (16 * 33,)
+    assert work_of(first, graph, family="popcount", isa="avx2", bits=1)[1] == 16 * 64
+    assert work_of(first, graph, family="lut", isa="avx512", bits=3)[1] == 64 * 48
+    assert work_of(first, graph, family="lut", isa="avx512", bits=4)[1] == 16 * 48
+    assert work_of(first, graph, family="lut", isa="generic", bits=4)[1] == 16 * 48
+    assert work_of(last, graph, family="lut", isa="avx2", bits=4) == (16 * 33,)

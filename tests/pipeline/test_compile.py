@@ -267,6 +267,24 @@ def test_report_names_the_kernels_that_ram_has_room_for(trained: Trained, tmp_pa
     assert tight.search_drop == roomy.search_drop  # the same bits
 
 
+def test_the_search_stays_within_ram_where_fewer_bits_take_more(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """Tables of three bits are for six codes on AVX-512, of four for four: much smaller."""
+    given = options_for(
+        trained, tmp_path / "out", max_drop_pp=12.0, limit=20, force=True,
+        target="x86-64-avx512", kernel="lut",
+    )  # fmt: skip
+
+    def arena(bits: int) -> int:
+        return bdcc.compile_model(trained.model, replace(given, q=(bits,))).report.arena_bytes
+
+    allowed = arena(4)
+    assert arena(3) > allowed
+    report = bdcc.compile_model(trained.model, replace(given, ram_bytes=allowed)).report
+    assert report.arena_bytes <= allowed
+
+
 def test_the_search_stays_within_flash(trained: Trained, project: Path, tmp_path: Path) -> None:
     free = json.loads((project / "report.json").read_text())
     allowed = free["size"]["weight_bytes"] - 1

@@ -58,7 +58,7 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """What may be chosen. tensors: what each layer reads; bases: by layer; bits: by tensor; fits:
-    whether there is room for a setting; what is lower than one that fits does too.
+    whether there is room for a setting.
     """
 
     tensors: Mapping[str, str]
@@ -78,13 +78,17 @@ class Space:
         )
 
     def lowerings(self, setting: Setting) -> Iterator[Setting]:
-        """All settings with one choice one lower."""
-        for name, count in setting.bases:
-            if count > min(self.bases[name]):
-                yield setting.lowered(name, of_bits=False)
-        for name, count in setting.bits:
-            if count > min(self.bits[name]):
-                yield setting.lowered(name, of_bits=True)
+        """All settings with one choice one lower that there is room for: kernels of fewer bits may
+        work in more memory.
+        """
+        for of_bits, rows, counts in (
+            (False, setting.bases, self.bases),
+            (True, setting.bits, self.bits),
+        ):
+            for name, count in rows:
+                lowered = setting.lowered(name, of_bits=of_bits)
+                if count > min(counts[name]) and self.fits(lowered):
+                    yield lowered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.geometry import form_of
-from bdcc.codegen.lut import unit_filters as lut_filters
+from bdcc.codegen.lut import filters_together
 from bdcc.codegen.memory import round_up
 from bdcc.codegen.packing import LANES, run_shape
 from bdcc.codegen.targets import ISAS
@@ -54,7 +54,7 @@ class CostTable:
     ) -> float:
         """Nanoseconds of one inference through the layer."""
         kind: Kind = "conv" if isinstance(layer, Conv) else "dense"
-        work = work_of(layer, graph, family=family, isa=self.isa)
+        work = work_of(layer, graph, family=family, isa=self.isa, bits=bits)
         return sum(a * b for a, b in zip(self.ns[family, kind, bases, bits], work, strict=True))
 
     def least(
@@ -114,11 +114,11 @@ def choose_kernels(
     return choices
 
 
-def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str) -> Parts:
+def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str, bits: int) -> Parts:
     """What the nanoseconds of a table are multiplied with: filters and positions as the family has
     them, rounded up.
     """
-    unit = lut_filters(isa) if family == "lut" and isa != ISAS[0] else LANES
+    unit = filters_together(isa, bits) if family == "lut" else LANES
     if not isinstance(layer, Conv):
         return (float(round_up(layer.weight.shape[0], LANES) * layer.weight.shape[1]),)
     channels, in_h, in_w = graph.map_shape(layer.input)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bdcc.codegen.packing import LANES
+
 BYTE, HALF = 255, 65535
 GENERIC_UNIT = 512  # filters; each unit builds its tables anew
 GENERIC_WORDS = (
@@ -24,8 +26,8 @@ GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's 
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
 WIDE_ISA, WIDE_BITS = "avx512", 4  # where sums are of 32 bits, and from how many bits of a code on
-WIDE_UNIT = 64  # filters
-WIDE_INPUTS = 16  # codes per step: four tables of four codes, each serving 16 filters
+WIDE_FILTERS = 16  # that a register serves, with
+WIDE_INPUTS = 16  # codes per step: four tables of four
 WIDE_UNROLL = 2  # steps, at most, whose bytes are added before they join the sums
 WIDE_REGISTERS = 29  # of 32, for sums, tables and indices
 WIDE_PIXELS = 384  # that an index serves before the next is fetched
@@ -128,12 +130,10 @@ def _parts(inputs: int, bits: int) -> tuple[int, int]:
 def kernel(vector: Vector, bases: int, bits: int) -> Kernel:
     entries = table(vector, bits)
     tile = vector.accumulators // (bases * entries.parts)
-    tile = tile if tile >= vector.least_tile else 1
-
     return Kernel(
         bases=bases,
         table=entries,
-        tile=tile,
+        tile=tile if tile >= vector.least_tile else 1,
         held=vector.isa == "avx512",
         most=min(entries.limit, NEAR_BYTES // (bases * vector.size)),
     )
@@ -164,6 +164,14 @@ def unit_filters(isa: str) -> int:
     """Filters of one unit of work: a row of y has as many, whatever the layer has."""
     vector = _vector(isa)
     return vector.size if vector else GENERIC_UNIT
+
+
+def filters_together(isa: str, bits: int) -> int:
+    """Filters that are looked up at once: work is for so many, where a layer has fewer."""
+    vector = _vector(isa)
+    if vector is None:
+        return LANES
+    return WIDE_FILTERS if is_wide(isa, bits) else vector.size
 
 
 def _vector(isa: str) -> Vector | None:
@@ -198,7 +206,15 @@ def scratch_bytes(
         if vector is None:
             return GENERIC_TABLES + GENERIC_UNIT * bases * 8
         if is_wide(isa, bits):
-            return rows * taps * -(-tap_bytes // WIDE_INPUTS) * bases * WIDE_UNIT * 4
+            return (
+                rows
+                * taps
+                * -(-tap_bytes // WIDE_INPUTS)
+                * bases
+                * vector.size
+                * vector.size
+                // WIDE_FILTERS
+            )
         steps = rows * taps * -(-tap_bytes // vector.inputs)
         return (steps + 2 * PIXELS) * bases * vector.size
 

@@ -174,7 +174,9 @@ def _costs(graph: Graph, family: Family, isa: str, times: dict[str, float]) -> d
         by_pair.setdefault((kind, *_pair(layer.name)), []).append(layer)
     return {
         (family, kind, bases, bits): _fit(
-            np.array([work_of(layer, graph, family=family, isa=isa) for layer in layers]),
+            np.array(
+                [work_of(layer, graph, family=family, isa=isa, bits=bits) for layer in layers]
+            ),
             np.array([times[layer.name] for layer in layers]),
         )
         for (kind, bases, bits), layers in by_pair.items()

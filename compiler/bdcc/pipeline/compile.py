@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bdcc.approx.joint import Setting
 from bdcc.approx.model import QuantizedModel
+from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.approx.workers import check_cluster
 from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
@@ -27,6 +28,7 @@ from bdcc.pipeline.models import Models, outline
 from bdcc.pipeline.options import (
     DEFAULT_MAX_DROP_PP,
     CompileOptions,
+    Layers,
     choose_layers,
     default_metric,
 )
@@ -161,9 +163,15 @@ def compile_model(
             progress=progress,
             timed=lambda: clock.stage("decompose"),
         )
-        least = {name: min(counts) for name, counts in layers.bases_choices.items()}
-        fewest = {tensor: min(counts) for tensor, counts in layers.bits_choices(graph).items()}
-        workshop.plan(outline(graph, least, fewest, dynamic=dynamic))  # what cannot fit fails here
+
+        def smallest(some: Layers) -> QuantizedModel:
+            bases = {name: min(counts) for name, counts in some.bases_choices.items()}
+            bits = {tensor: min(counts) for tensor, counts in some.bits_choices(graph).items()}
+            return outline(graph, bases, bits, dynamic=dynamic)
+
+        more_bits = (replace(layers, least_bits=bits) for bits in SEARCHED_BITS)
+        layers = next((one for one in more_bits if workshop.fits(smallest(one))), layers)
+        workshop.plan(smallest(layers))  # what cannot fit fails here
         with (
             clock.stage("search"),
             Evaluator(

@@ -196,7 +196,8 @@ class Layers:
 
     names: in graph order; convs: those of them that are Conv; fixed_bases, fixed_bits: B and Q of
     each layer, None where they are searched; dense_bits: Q of the dense layers while the paper's
-    search chooses the others'.
+    search chooses the others'; least_bits: Q that a search may choose, for kernels of fewer bits
+    may work in more memory than there is.
     """
 
     names: tuple[str, ...]
@@ -204,6 +205,7 @@ class Layers:
     fixed_bases: Mapping[str, int] | None
     fixed_bits: Mapping[str, int] | None
     dense_bits: Mapping[str, int]
+    least_bits: int = 1
 
     @property
     def are_searched(self) -> bool:
@@ -220,11 +222,12 @@ class Layers:
     def bits_choices(self, graph: Graph) -> Mapping[str, tuple[int, ...]]:
         """By tensor; one that several layers read takes the most that any of them was given."""
         choices: dict[str, tuple[int, ...]] = {}
+        searched = tuple(bits for bits in SEARCHED_BITS if bits >= self.least_bits)
         for layer in graph.weight_layers:
             if layer.name not in self.names:
                 continue
             given = None if self.fixed_bits is None else (self.fixed_bits[layer.name],)
-            choices[layer.input] = max(choices.get(layer.input, ()), given or SEARCHED_BITS)
+            choices[layer.input] = max(choices.get(layer.input, ()), given or searched)
         return choices
 
 
