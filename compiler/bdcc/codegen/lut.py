@@ -206,17 +206,10 @@ def scratch_bytes(
         if vector is None:
             return GENERIC_TABLES + GENERIC_UNIT * bases * 8
         if is_wide(isa, bits):
-            return (
-                rows
-                * taps
-                * -(-tap_bytes // WIDE_INPUTS)
-                * bases
-                * vector.size
-                * vector.size
-                // WIDE_FILTERS
-            )
-        steps = rows * taps * -(-tap_bytes // vector.inputs)
-        return (steps + 2 * PIXELS) * bases * vector.size
+            registers = rows * taps * -(-tap_bytes // WIDE_INPUTS) * vector.size // WIDE_FILTERS
+        else:
+            registers = rows * taps * -(-tap_bytes // vector.inputs) + 2 * PIXELS
+        return registers * bases * vector.size
 
     return max(map(of_a_call, isas))
 
