@@ -101,5 +101,5 @@ def test_ram_does_not_change_kernels_that_were_told(tmp_path: Path) -> None:
     told = replace(workshop_in(tmp_path), family="lut")
     arena = told.plan(model).arena_bytes
     assert set(replace(told, ram_bytes=arena).plan(model).families.values()) == {"lut"}
-    with pytest.raises(OptionError, match=f"{arena} bytes with --kernel lut, most in two; allowed"):
+    with pytest.raises(OptionError, match=f"{arena} bytes with --kernel lut, most in one; allowed"):
         replace(told, ram_bytes=arena - 1).plan(model)
