@@ -46,11 +46,21 @@
 #define BDCC_RESTRICT restrict
 #endif
 
-/* Instruction sets chosen at run time exist on x86-64 with gcc or clang; -DBDCC_PORTABLE leaves plain C11 alone. */
+/* Vector code exists for x86-64 and for ARM with NEON, with gcc or clang; -DBDCC_PORTABLE leaves plain C11 alone. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(BDCC_PORTABLE)
 #define BDCC_X86 1
 #else
 #define BDCC_X86 0
+#endif
+#if defined(__ARM_NEON) && defined(__GNUC__) && !defined(BDCC_PORTABLE)
+#define BDCC_NEON 1
+#else
+#define BDCC_NEON 0
+#endif
+#if BDCC_NEON && defined(__aarch64__)
+#define BDCC_NEON64 1
+#else
+#define BDCC_NEON64 0
 #endif
 
 /* Unaligned little-endian load. */

@@ -14,7 +14,7 @@ typedef struct {
 } bdcc_conv_t;
 
 /* Values of a vector, and what a tile of products has at most: pixels, vectors of channels, products at a time. */
-#define BDCC_FLOAT_LANES(isa) ((isa) >= BDCC_ISA_AVX512 ? 16 : (isa) >= BDCC_ISA_AVX2 ? 8 : 4)
+#define BDCC_FLOAT_LANES(isa) ((isa) == BDCC_ISA_AVX512 ? 16 : (isa) == BDCC_ISA_AVX2 || (isa) == BDCC_ISA_AVXVNNI ? 8 : 4)
 enum { BDCC_TILE_PIXELS = 6, BDCC_TILE_VECTORS = 4, BDCC_TILE_K = 128, BDCC_FILTER_BLOCK = 64 };
 
 /* In front of each loop over a tile, whose sums are registers only if no loop is left. */

@@ -40,7 +40,7 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tile)(const float *BDCC_RESTRICT x, 
 BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tiles)(const float *BDCC_RESTRICT x, size_t x_step, int32_t pixels,
                                                    const float *BDCC_RESTRICT w, int32_t k, size_t w_step,
                                                    int32_t vectors, float *BDCC_RESTRICT y, size_t y_step) {
-    const int32_t most = BDCC_ISA_INDEX >= BDCC_ISA_AVX512 ? BDCC_TILE_PIXELS : 2;
+    const int32_t most = BDCC_ISA_INDEX == BDCC_ISA_AVX512 || BDCC_NEON64 ? BDCC_TILE_PIXELS : 2;
     for (int32_t i = 0; i < k; i += BDCC_TILE_K, x += BDCC_TILE_K, w += BDCC_TILE_K * w_step) {
         const int32_t run = k - i < BDCC_TILE_K ? k - i : BDCC_TILE_K;
         for (int32_t p = 0, step; p < pixels; p += step) {

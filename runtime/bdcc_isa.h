@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
- * Instruction sets of x86-64 that are chosen at run time; everywhere else only the generic one exists. A wider
- * one has a higher number. */
+ * Instruction sets that are chosen at run time: of x86-64, and of ARM with NEON; everywhere else only the generic one
+ * exists. Of one architecture, a wider one has a higher number. */
 #ifndef BDCC_ISA_H
 #define BDCC_ISA_H
 
@@ -9,6 +9,9 @@
 #if BDCC_X86
 #include <cpuid.h>
 #endif
+#if BDCC_NEON64 && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 enum {
     BDCC_ISA_GENERIC = 0,
@@ -16,7 +19,9 @@ enum {
     BDCC_ISA_AVX2 = 2,
     BDCC_ISA_AVXVNNI = 3,
     BDCC_ISA_AVX512 = 4,
-    BDCC_ISA_COUNT = 5
+    BDCC_ISA_NEON = 5,
+    BDCC_ISA_NEONDOT = 6,
+    BDCC_ISA_COUNT = 7
 };
 
 /* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses.
@@ -34,9 +39,20 @@ enum {
         target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
 #endif
 
+/* NEON is what the compiler's flags say (AArch64 always has it); dot products are written as assembly, which no flag
+ * need allow. */
+#if BDCC_NEON
+#define BDCC_TARGET_NEON
+#if BDCC_NEON64
+#define BDCC_TARGET_NEONDOT
+#endif
+#endif
+
 #if BDCC_X86
 /* What is in a register stays there: gcc would load it anew for every use, and loads are what limits many a loop. */
 #define BDCC_KEEP(v) __asm__("" : "+v"(v))
+#elif BDCC_NEON
+#define BDCC_KEEP(v) __asm__("" : "+w"(v))
 #endif
 
 BDCC_INLINE const char *bdcc_isa_name(int isa) {
@@ -46,6 +62,8 @@ BDCC_INLINE const char *bdcc_isa_name(int isa) {
     case BDCC_ISA_AVX2: return "avx2";
     case BDCC_ISA_AVXVNNI: return "avxvnni";
     case BDCC_ISA_AVX512: return "avx512";
+    case BDCC_ISA_NEON: return "neon";
+    case BDCC_ISA_NEONDOT: return "neondot";
     default: return "unknown";
     }
 }
@@ -84,16 +102,22 @@ BDCC_INLINE int bdcc_isa_usable(int isa) {
                __builtin_cpu_supports("avx512vnni");
     default: return 0;
     }
+#elif BDCC_NEON64 && defined(__ARM_FEATURE_DOTPROD)
+    return isa == BDCC_ISA_GENERIC || isa == BDCC_ISA_NEON || isa == BDCC_ISA_NEONDOT;
+#elif BDCC_NEON64 && defined(__linux__)
+    return isa == BDCC_ISA_GENERIC || isa == BDCC_ISA_NEON ||
+           (isa == BDCC_ISA_NEONDOT && (getauxval(AT_HWCAP) >> 20 & 1u)); /* HWCAP_ASIMDDP */
+#elif BDCC_NEON
+    return isa == BDCC_ISA_GENERIC || isa == BDCC_ISA_NEON;
 #else
     return isa == BDCC_ISA_GENERIC;
 #endif
 }
 
-/* The widest instruction set that this CPU has, `widest` at most. */
-BDCC_INLINE int bdcc_isa_detect(int widest) {
-    int isa = widest;
-    while (isa > BDCC_ISA_GENERIC && !bdcc_isa_usable(isa)) isa--;
-    return isa;
+/* The last of these that this CPU has; the first is generic. */
+BDCC_INLINE int bdcc_isa_detect(const uint8_t *isas, int count) {
+    while (count > 1 && !bdcc_isa_usable(isas[count - 1])) count--;
+    return isas[count - 1];
 }
 
 #endif
