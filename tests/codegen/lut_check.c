@@ -23,18 +23,23 @@ typedef struct {
     int32_t unit;
 } family_t;
 
-#define FAMILY(BASES, BITS, ISA) \
-    { bdcc_lut_tables_q##BITS##__##ISA, bdcc_lut_b##BASES##q##BITS##__##ISA, bdcc_lut_unit__##ISA }
+/* clang-format off */
+#define FAMILY(BASES, BITS, INDEX, ISA) \
+    [BDCC_ISA_##INDEX] = { bdcc_lut_tables_q##BITS##__##ISA, bdcc_lut_b##BASES##q##BITS##__##ISA, bdcc_lut_unit__##ISA }
 #if BDCC_X86
-#define SELECT(BASES, BITS)                                                                                     \
-    {                                                                                                           \
-        FAMILY(BASES, BITS, generic), FAMILY(BASES, BITS, popcnt), FAMILY(BASES, BITS, avx2),                   \
-            FAMILY(BASES, BITS, avxvnni), FAMILY(BASES, BITS, avx512)                                                                         \
+#define SELECT(BASES, BITS)                                                                                 \
+    {                                                                                                       \
+        FAMILY(BASES, BITS, GENERIC, generic), FAMILY(BASES, BITS, POPCNT, popcnt),                         \
+        FAMILY(BASES, BITS, AVX2, avx2), FAMILY(BASES, BITS, AVXVNNI, avxvnni), FAMILY(BASES, BITS, AVX512, avx512) \
     }
+#elif BDCC_NEON
+#define SELECT(BASES, BITS) \
+    { FAMILY(BASES, BITS, GENERIC, generic), FAMILY(BASES, BITS, NEON, neon), FAMILY(BASES, BITS, NEONDOT, neondot) }
 #else
 #define SELECT(BASES, BITS) \
-    { FAMILY(BASES, BITS, generic) }
+    { FAMILY(BASES, BITS, GENERIC, generic) }
 #endif
+/* clang-format on */
 #define K(BASES, BITS)                                   \
     if (bases == BASES && bits == BITS) {                \
         const family_t families[] = SELECT(BASES, BITS); \

@@ -49,6 +49,7 @@ class Vector:
 VECTORS = (
     Vector(isa="popcnt", size=16, inputs=4, accumulators=9, least_tile=3),
     Vector(isa="avx2", size=32, inputs=4, accumulators=9, least_tile=3),
+    Vector(isa="neon", size=16, inputs=4, accumulators=9, least_tile=3),
     Vector(isa="avx512", size=64, inputs=6, accumulators=9, least_tile=2),
 )
 
@@ -175,8 +176,8 @@ def filters_together(isa: str, bits: int) -> int:
 
 
 def _vector(isa: str) -> Vector | None:
-    """None: plain C. avxvnni runs what avx2 does."""
-    name = "avx2" if isa == "avxvnni" else isa
+    """None: plain C. avxvnni runs what avx2 does, neondot what neon does."""
+    name = {"avxvnni": "avx2", "neondot": "neon"}.get(isa, isa)
     return next((vector for vector in VECTORS if vector.isa == name), None)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bdcc.errors import OptionError
 
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")  # as in runtime/bdcc_isa.h
+ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512", "neon", "neondot")  # as in runtime/bdcc_isa.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
