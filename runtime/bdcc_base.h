@@ -46,7 +46,7 @@
 #define BDCC_RESTRICT restrict
 #endif
 
-/* Vector code exists for x86-64 and for ARM with NEON, with gcc or clang; -DBDCC_PORTABLE leaves plain C11 alone. */
+/* Vector code exists for x86-64 and for ARM, with gcc or clang; -DBDCC_PORTABLE leaves plain C11 alone. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(BDCC_PORTABLE)
 #define BDCC_X86 1
 #else
@@ -56,6 +56,11 @@
 #define BDCC_NEON 1
 #else
 #define BDCC_NEON 0
+#endif
+#if defined(__ARM_FEATURE_SIMD32) && !BDCC_NEON && defined(__GNUC__) && !defined(BDCC_PORTABLE)
+#define BDCC_SIMD32 1 /* SMLAD and its kin: ARMv6, Cortex-M4, Cortex-M7 */
+#else
+#define BDCC_SIMD32 0
 #endif
 #if BDCC_NEON && defined(__aarch64__)
 #define BDCC_NEON64 1

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: 0BSD
- * Instruction sets that are chosen at run time: of x86-64, and of ARM with NEON; everywhere else only the generic one
- * exists. Of one architecture, a wider one has a higher number. */
+ * Instruction sets that are chosen at run time: of x86-64, and of ARM; everywhere else only the generic one exists. Of
+ * one architecture, a wider one has a higher number. */
 #ifndef BDCC_ISA_H
 #define BDCC_ISA_H
 
@@ -21,7 +21,8 @@ enum {
     BDCC_ISA_AVX512 = 4,
     BDCC_ISA_NEON = 5,
     BDCC_ISA_NEONDOT = 6,
-    BDCC_ISA_COUNT = 7
+    BDCC_ISA_SIMD32 = 7,
+    BDCC_ISA_COUNT = 8
 };
 
 /* Put in front of a function that is compiled for that instruction set. No FMA is asked for: bdcc never fuses.
@@ -39,13 +40,16 @@ enum {
         target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
 #endif
 
-/* NEON is what the compiler's flags say (AArch64 always has it); dot products are written as assembly, which no flag
- * need allow. */
+/* NEON and the SIMD of 32-bit registers are what the compiler's flags say (AArch64 always has NEON); dot products are
+ * written as assembly, which no flag need allow. */
 #if BDCC_NEON
 #define BDCC_TARGET_NEON
 #if BDCC_NEON64
 #define BDCC_TARGET_NEONDOT
 #endif
+#endif
+#if BDCC_SIMD32
+#define BDCC_TARGET_SIMD32
 #endif
 
 #if BDCC_X86
@@ -64,6 +68,7 @@ BDCC_INLINE const char *bdcc_isa_name(int isa) {
     case BDCC_ISA_AVX512: return "avx512";
     case BDCC_ISA_NEON: return "neon";
     case BDCC_ISA_NEONDOT: return "neondot";
+    case BDCC_ISA_SIMD32: return "simd32";
     default: return "unknown";
     }
 }
@@ -109,6 +114,8 @@ BDCC_INLINE int bdcc_isa_usable(int isa) {
            (isa == BDCC_ISA_NEONDOT && (getauxval(AT_HWCAP) >> 20 & 1u)); /* HWCAP_ASIMDDP */
 #elif BDCC_NEON
     return isa == BDCC_ISA_GENERIC || isa == BDCC_ISA_NEON;
+#elif BDCC_SIMD32
+    return isa == BDCC_ISA_GENERIC || isa == BDCC_ISA_SIMD32;
 #else
     return isa == BDCC_ISA_GENERIC;
 #endif

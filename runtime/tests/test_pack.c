@@ -93,7 +93,10 @@ int main(void) {
             check_gather(w, tall / w->stride_h + 1, wide / w->stride_w + 1);
         }
     }
-    CHECK(bdcc_isa_usable(bdcc_isa_detect(BDCC_ISA_COUNT - 1)) && bdcc_isa_usable(BDCC_ISA_GENERIC));
+    const uint8_t all[] = { BDCC_ISA_GENERIC, BDCC_ISA_POPCNT, BDCC_ISA_AVX2, BDCC_ISA_AVXVNNI, BDCC_ISA_AVX512,
+                            BDCC_ISA_SIMD32, BDCC_ISA_NEON, BDCC_ISA_NEONDOT };
+    for (int count = 1; count <= BDCC_ISA_COUNT; count++) CHECK(bdcc_isa_usable(bdcc_isa_detect(all, count)));
+    CHECK(bdcc_isa_detect(all, 1) == BDCC_ISA_GENERIC && sizeof all == BDCC_ISA_COUNT);
     CHECK(!bdcc_isa_usable(-1) && !bdcc_isa_usable(BDCC_ISA_COUNT));
     CHECK(bdcc_isa_from_name("avx1024") == -1 && bdcc_isa_from_name("") == -1 && bdcc_isa_from_name(NULL) == -1);
     return report("pack");

@@ -2,9 +2,8 @@
  * Runs the byte dot-product kernels on the cases of a file and writes every y_int: bytedot_check IN OUT. Compiled with
  * -D'KERNELS=K(4) K(2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte too far; pixels are
  * computed in two ranges, the second one first. Without arguments: prints the instruction sets of this machine. */
-#include <stdio.h>
-#include <stdlib.h>
-
+#define _POSIX_C_SOURCE 200112L
+#include "check.h"
 #include "bytedot_kernels.h"
 
 typedef struct {
@@ -15,42 +14,17 @@ typedef struct {
 typedef void expand_fn(const bdcc_view_t *, const uint64_t *, const int32_t *, const uint64_t *, int32_t, int8_t *);
 typedef void kernel_fn(const bdcc_view_t *, const uint8_t *, const int8_t *, int32_t, int32_t, int32_t, int32_t *);
 
-#if BDCC_X86
-#define EXPANSIONS(BASES)                                                                                           \
-    {                                                                                                               \
-        bdcc_bytedot_expand_b##BASES##__generic, bdcc_bytedot_expand_b##BASES##__popcnt,                            \
-            bdcc_bytedot_expand_b##BASES##__avx2, bdcc_bytedot_expand_b##BASES##__avxvnni,                          \
-            bdcc_bytedot_expand_b##BASES##__avx512                                                                  \
-    }
-static kernel_fn *const kernels[] = { bdcc_bytedot__generic, bdcc_bytedot__popcnt, bdcc_bytedot__avx2,
-                                      bdcc_bytedot__avxvnni, bdcc_bytedot__avx512 };
-#else
-#define EXPANSIONS(BASES) \
-    { bdcc_bytedot_expand_b##BASES##__generic }
-static kernel_fn *const kernels[] = { bdcc_bytedot__generic };
-#endif
-#define K(BASES)                                           \
-    if (bases == BASES) {                                  \
-        expand_fn *const expansions[] = EXPANSIONS(BASES); \
-        return expansions[isa];                            \
+#define KERNEL(ALL, INDEX, ISA) [BDCC_ISA_##INDEX] = ALL##__##ISA
+static kernel_fn *const kernels[] = EACH_ISA(KERNEL, bdcc_bytedot);
+#define K(BASES) \
+    if (bases == BASES) { \
+        expand_fn *const expansions[] = EACH_ISA(KERNEL, bdcc_bytedot_expand_b##BASES); \
+        return expansions[isa]; \
     }
 
 static expand_fn *find(int32_t isa, int32_t bases) {
     KERNELS
     exit(3);
-}
-
-static void *room(size_t bytes) {
-    void *memory = malloc(bytes + !bytes);
-    if (!memory) exit(2);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void *take(FILE *file, size_t bytes) {
-    void *memory = room(bytes);
-    if (fread(memory, 1, bytes, file) != bytes) exit(2);
-    return memory;
 }
 
 static void run(const case_t *c, FILE *in, FILE *out) {
@@ -85,17 +59,9 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     free(y);
 }
 
-int main(int argc, char **argv) {
-    if (argc < 3) {
-        for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
-            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
-        }
-        return 0;
-    }
-    FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
-    if (!in || !out) return 2;
+static void run_all(FILE *in, FILE *out) {
     case_t c;
     while (fread(&c, sizeof c, 1, in) == 1) run(&c, in, out);
-    fclose(in);
-    return fclose(out) ? 2 : 0;
 }
+
+int main(int argc, char **argv) { return check(argc, argv, run_all); }

@@ -4,9 +4,7 @@
  * and pixels are computed in two ranges, the second one first. Without arguments: prints the instruction sets of
  * this machine. */
 #define _POSIX_C_SOURCE 200112L /* posix_memalign takes any size */
-#include <stdio.h>
-#include <stdlib.h>
-
+#include "check.h"
 #include "lut_kernels.h"
 
 typedef struct {
@@ -23,45 +21,17 @@ typedef struct {
     int32_t unit;
 } family_t;
 
-/* clang-format off */
 #define FAMILY(BASES, BITS, INDEX, ISA) \
     [BDCC_ISA_##INDEX] = { bdcc_lut_tables_q##BITS##__##ISA, bdcc_lut_b##BASES##q##BITS##__##ISA, bdcc_lut_unit__##ISA }
-#if BDCC_X86
-#define SELECT(BASES, BITS)                                                                                 \
-    {                                                                                                       \
-        FAMILY(BASES, BITS, GENERIC, generic), FAMILY(BASES, BITS, POPCNT, popcnt),                         \
-        FAMILY(BASES, BITS, AVX2, avx2), FAMILY(BASES, BITS, AVXVNNI, avxvnni), FAMILY(BASES, BITS, AVX512, avx512) \
-    }
-#elif BDCC_NEON
-#define SELECT(BASES, BITS) \
-    { FAMILY(BASES, BITS, GENERIC, generic), FAMILY(BASES, BITS, NEON, neon), FAMILY(BASES, BITS, NEONDOT, neondot) }
-#else
-#define SELECT(BASES, BITS) \
-    { FAMILY(BASES, BITS, GENERIC, generic) }
-#endif
-/* clang-format on */
-#define K(BASES, BITS)                                   \
-    if (bases == BASES && bits == BITS) {                \
-        const family_t families[] = SELECT(BASES, BITS); \
-        return families[isa];                            \
+#define K(BASES, BITS) \
+    if (bases == BASES && bits == BITS) { \
+        const family_t families[] = EACH_ISA(FAMILY, BASES, BITS); \
+        return families[isa]; \
     }
 
 static family_t find(int32_t isa, int32_t bases, int32_t bits) {
     KERNELS
     exit(3);
-}
-
-static void *room(size_t bytes) {
-    void *memory;
-    if (posix_memalign(&memory, 64, bytes + !bytes)) exit(2);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void *take(FILE *file, size_t bytes) {
-    void *memory = malloc(bytes + !bytes);
-    if (!memory || fread(memory, 1, bytes, file) != bytes) exit(2);
-    return memory;
 }
 
 static void run(const case_t *c, FILE *in, FILE *out) {
@@ -97,17 +67,9 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     free(y);
 }
 
-int main(int argc, char **argv) {
-    if (argc < 3) {
-        for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
-            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
-        }
-        return 0;
-    }
-    FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
-    if (!in || !out) return 2;
+static void run_all(FILE *in, FILE *out) {
     case_t c;
     while (fread(&c, sizeof c, 1, in) == 1) run(&c, in, out);
-    fclose(in);
-    return fclose(out) ? 2 : 0;
 }
+
+int main(int argc, char **argv) { return check(argc, argv, run_all); }

@@ -2,9 +2,8 @@
  * Runs the packing and the popcount kernels on the cases of a file and writes every y_int: popcount_check IN OUT.
  * Compiled with -D'KERNELS=K(4, 3) K(2, 2)'. Buffers have exactly the documented sizes, so that a sanitizer sees a byte
  * too far. Without arguments: prints the instruction sets of this machine. */
-#include <stdio.h>
-#include <stdlib.h>
-
+#define _POSIX_C_SOURCE 200112L
+#include "check.h"
 #include "popcount_kernels.h"
 
 enum { DIRECT, GATHERED, VECTOR };
@@ -17,39 +16,16 @@ typedef struct {
 typedef void kernel_fn(const bdcc_gemm_t *, const uint8_t *, const uint64_t *, const int32_t *, const uint64_t *,
                        int32_t *);
 
-#if BDCC_X86
-#define SELECT(BASES, BITS)                                                                    \
-    {                                                                                          \
-        bdcc_popcount_b##BASES##q##BITS##__generic, bdcc_popcount_b##BASES##q##BITS##__popcnt, \
-            bdcc_popcount_b##BASES##q##BITS##__avx2, bdcc_popcount_b##BASES##q##BITS##__avxvnni, \
-            bdcc_popcount_b##BASES##q##BITS##__avx512 \
-    }
-#else
-#define SELECT(BASES, BITS) \
-    { bdcc_popcount_b##BASES##q##BITS##__generic }
-#endif
-#define K(BASES, BITS)                                    \
-    if (bases == BASES && bits == BITS) {                 \
-        kernel_fn *const kernels[] = SELECT(BASES, BITS); \
-        return kernels[isa];                              \
+#define KERNEL(BASES, BITS, INDEX, ISA) [BDCC_ISA_##INDEX] = bdcc_popcount_b##BASES##q##BITS##__##ISA
+#define K(BASES, BITS) \
+    if (bases == BASES && bits == BITS) { \
+        kernel_fn *const kernels[] = EACH_ISA(KERNEL, BASES, BITS); \
+        return kernels[isa]; \
     }
 
 static kernel_fn *find(int32_t isa, int32_t bases, int32_t bits) {
     KERNELS
     exit(3);
-}
-
-static void *take(FILE *file, size_t bytes) {
-    void *memory = malloc(bytes + !bytes);
-    if (!memory || fread(memory, 1, bytes, file) != bytes) exit(2);
-    return memory;
-}
-
-static void *room(size_t bytes) {
-    void *memory = malloc(bytes);
-    if (!memory) exit(2);
-    memset(memory, 0xa5, bytes);
-    return memory;
 }
 
 static void run(const case_t *c, FILE *in, FILE *out) {
@@ -95,17 +71,9 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     free(y);
 }
 
-int main(int argc, char **argv) {
-    if (argc < 3) {
-        for (int isa = 0; isa < BDCC_ISA_COUNT; isa++) {
-            if (bdcc_isa_usable(isa)) printf("%s\n", bdcc_isa_name(isa));
-        }
-        return bdcc_isa_from_name(bdcc_isa_name(bdcc_isa_detect(BDCC_ISA_COUNT - 1))) == bdcc_isa_detect(BDCC_ISA_COUNT - 1) ? 0 : 1;
-    }
-    FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
-    if (!in || !out) return 2;
+static void run_all(FILE *in, FILE *out) {
     case_t c;
     while (fread(&c, sizeof c, 1, in) == 1) run(&c, in, out);
-    fclose(in);
-    return fclose(out) ? 2 : 0;
 }
+
+int main(int argc, char **argv) { return check(argc, argv, run_all); }

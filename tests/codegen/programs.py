@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """emulator: the command that runs it, empty on the machine that it is built for."""
+
+    path: Path
+    emulator: tuple[str, ...]
+
+
 def build(
     folder: Path,
     cc: str,
     flags: Sequence[str],
     *,
+    emulator: Sequence[str] = (),
     kernels: str,
     variables: Mapping[str, Any],
     select: Sequence[object],
-) -> Path:
+) -> Program:
     """Render the template of `kernels` and compile its program; select: (bases, bits) pairs, or
     bases, that the program shall find kernels for.
     """
@@ -40,21 +50,24 @@ def build(
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return program
+    return Program(path=program, emulator=tuple(emulator))
 
 
-def usable(program: Path) -> tuple[str, ...]:
-    """The instruction sets of this machine that the program was built for."""
-    named = subprocess.run([program], capture_output=True, text=True)
-    assert named.returncode == 0
+def usable(program: Program) -> tuple[str, ...]:
+    """The instruction sets of its machine that the program was built for."""
+    command = [*program.emulator, str(program.path)]
+    named = subprocess.run(command, capture_output=True, text=True)
+    assert named.returncode == 0, named.stderr
     assert set(named.stdout.split()) <= set(ISAS)
     return tuple(named.stdout.split())
 
 
-def run(program: Path, records: Sequence[bytes]) -> npt.NDArray[np.int32]:
+def run(program: Program, records: Sequence[bytes]) -> npt.NDArray[np.int32]:
     """Every y_int of all cases."""
-    source, target = program.with_name("cases.bin"), program.with_name("sums.bin")
+    source, target = (program.path.with_name(f"{name}.bin") for name in ("cases", "sums"))
     source.write_bytes(b"".join(records))
-    done = subprocess.run([program, source, target], capture_output=True, text=True)
+    done = subprocess.run(
+        [*program.emulator, program.path, source, target], capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return np.fromfile(target, "<i4")

@@ -15,11 +15,13 @@ from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.bytedot import UNIT, WIDE_BELOW, flush_interval, template_variables
 from bdcc.codegen.packing import LANES, pack_filters
 from bdcc.codegen.targets import ISAS
+from boards import CORES, Board
 from codegen import programs
-from codegen.programs import run, usable
+from codegen.programs import Program, run, usable
 from codegen.test_lut import views
 from codegen.test_popcount import Case, plain_product, random_layer
 
+CORNERS = ((1, 1), (4, 3), (4, 8), (5, 8), (7, 8))  # 16-bit sums last long, for 2, 1, 0 steps
 EVERY = tuple(range(1, 8))
 # Filters that fill a unit, its parts of 1, 2 and 3 blocks, and more than one; pixels around tiles.
 LAYERS = (
@@ -51,12 +53,16 @@ LAYERS = (
 )  # fmt: skip
 
 
-def build(folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int]) -> Path:
+def build(
+    folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int], emulator: Sequence[str] = ()
+) -> Program:
     variables = template_variables(bases, wide=True)
-    return programs.build(folder, cc, flags, kernels="bytedot", variables=variables, select=bases)
+    return programs.build(
+        folder, cc, flags, emulator=emulator, kernels="bytedot", variables=variables, select=bases
+    )
 
 
-def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     rng = np.random.default_rng(7)
     records, expected = [], []
@@ -111,9 +117,17 @@ def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]
 def test_kernels_match_plain_product(
     cc: str, flags: str, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    pairs = ((1, 1), (4, 3), (4, 8), (5, 8), (7, 8))  # 16-bit sums last long, for 2, 1, 0 steps
-    program = build(tmp_path, tool(cc), flags.split(), sorted({bases for bases, _ in pairs}))
-    check(program, pairs, LAYERS)
+    bases = sorted({bases for bases, _ in CORNERS})
+    check(build(tmp_path, tool(cc), flags.split(), bases), CORNERS, LAYERS)
+
+
+@pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
+def test_kernels_match_plain_product_on_boards(
+    board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    bases = sorted({bases for bases, _ in CORNERS})
+    program = build(tmp_path, board.compiler(tool), board.flags, bases, board.emulator(tool))
+    check(program, CORNERS, LAYERS)
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:

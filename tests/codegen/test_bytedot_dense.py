@@ -17,8 +17,9 @@ from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.bytedot_dense import dense_parameters, template_variables
 from bdcc.codegen.packing import pack_filters
 from bdcc.codegen.targets import ISAS
+from boards import CORES, Board
 from codegen import programs
-from codegen.programs import run, usable
+from codegen.programs import Program, run, usable
 
 # one table or two, full or not; every way to add products in 16 bits
 CORNERS = ((1, 1), (1, 8), (2, 6), (3, 8), (4, 7), (4, 8), (5, 8), (6, 8), (7, 3), (7, 7))
@@ -49,10 +50,22 @@ CASES = (
 )
 
 
-def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
+def build(
+    folder: Path,
+    cc: str,
+    flags: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    emulator: Sequence[str] = (),
+) -> Program:
     variables = template_variables(pairs)
     return programs.build(
-        folder, cc, flags, kernels="bytedot_dense", variables=variables, select=pairs
+        folder,
+        cc,
+        flags,
+        emulator=emulator,
+        kernels="bytedot_dense",
+        variables=variables,
+        select=pairs,
     )
 
 
@@ -91,7 +104,7 @@ def record(case: Case, isa: int, bits: int, decomposition: Decomposition, codes:
     return header + b"".join(a.tobytes() for a in (packed.weights, packed.coefficients, x))
 
 
-def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     isas = usable(program)
     assert isas[0] == "generic"
@@ -134,6 +147,14 @@ def test_kernels_match_plain_product(
     tool: Callable[[str], str],
 ) -> None:
     check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, CASES)
+
+
+@pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
+def test_kernels_match_plain_product_on_boards(
+    board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
+    check(program, CORNERS, CASES)
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:

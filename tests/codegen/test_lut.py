@@ -29,8 +29,9 @@ from bdcc.codegen.lut import (
 )
 from bdcc.codegen.packing import Packed, pack_filters
 from bdcc.codegen.targets import ISAS
+from boards import CORES, Board
 from codegen import programs
-from codegen.programs import run, usable
+from codegen.programs import Program, run, usable
 from codegen.test_popcount import Case, plain_product, random_layer
 
 CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 6), (3, 2), (2, 5), (1, 4))
@@ -70,9 +71,17 @@ LAYERS = (
 )  # fmt: skip
 
 
-def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
+def build(
+    folder: Path,
+    cc: str,
+    flags: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    emulator: Sequence[str] = (),
+) -> Program:
     variables = template_variables(pairs)
-    return programs.build(folder, cc, flags, kernels="lut", variables=variables, select=pairs)
+    return programs.build(
+        folder, cc, flags, emulator=emulator, kernels="lut", variables=variables, select=pairs
+    )
 
 
 def views(
@@ -137,7 +146,7 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     rng = np.random.default_rng(7)
     records, expected = [], []
@@ -184,6 +193,14 @@ def test_kernels_match_plain_product(
     tool: Callable[[str], str],
 ) -> None:
     check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, LAYERS)
+
+
+@pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
+def test_kernels_match_plain_product_on_boards(
+    board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
+    check(program, CORNERS, LAYERS)
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:

@@ -17,8 +17,9 @@ from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.packing import Form, pack_filters
 from bdcc.codegen.popcount import adder_network, counter, kernel_parameters, template_variables
 from bdcc.codegen.targets import ISAS
+from boards import CORES, Board
 from codegen import programs
-from codegen.programs import run, usable
+from codegen.programs import Program, run, usable
 
 FORMS: tuple[Form, ...] = ("direct", "gathered", "vector")
 CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 2), (4, 5))
@@ -78,9 +79,17 @@ LAYERS = (
 )  # fmt: skip
 
 
-def build(folder: Path, cc: str, flags: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Path:
+def build(
+    folder: Path,
+    cc: str,
+    flags: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    emulator: Sequence[str] = (),
+) -> Program:
     variables = template_variables(pairs)
-    return programs.build(folder, cc, flags, kernels="popcount", variables=variables, select=pairs)
+    return programs.build(
+        folder, cc, flags, emulator=emulator, kernels="popcount", variables=variables, select=pairs
+    )
 
 
 def random_layer(
@@ -141,7 +150,7 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def check(program: Path, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
+def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
     """Run all cases on all instruction sets of this machine in one go and compare every sum."""
     isas = usable(program)
     rng = np.random.default_rng(7)
@@ -185,6 +194,14 @@ def test_kernels_match_plain_product(
     tool: Callable[[str], str],
 ) -> None:
     check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, LAYERS)
+
+
+@pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
+def test_kernels_match_plain_product_on_boards(
+    board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
+    check(program, CORNERS, LAYERS)
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:

@@ -152,8 +152,9 @@ def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
         ) from None
 
 
-def shipped_cost_table(isa: str) -> CostTable:
-    file = resources.files("bdcc.codegen") / "cost_tables" / f"{isa}.json"
+def shipped_cost_table(core: str) -> CostTable:
+    """The table of a target's `core`."""
+    file = resources.files("bdcc.codegen") / "cost_tables" / f"{core}.json"
     return _parse(file.read_bytes(), "shipped")
 
 

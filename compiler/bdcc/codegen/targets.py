@@ -9,52 +9,185 @@ from dataclasses import dataclass
 
 from bdcc.errors import OptionError
 
-ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512", "neon", "neondot")  # as in runtime/bdcc_isa.h
+# As in runtime/bdcc_isa.h; of one architecture narrow to wide.
+X86_ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
+ARM_ISAS = ("generic", "simd32", "neon", "neondot")
+ISAS = (*X86_ISAS, "neon", "neondot", "simd32")
+
+KIB, GIB = 1 << 10, 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """name: as --target takes it; cflags: the Makefile's default CFLAGS; isas: instruction sets
-    that the project has code for, and chooses from at start; planned_for: the one whose kernel
-    costs decide, None: the widest of the machine that compiles.
+    """name: as --target takes it; core: whose kernel costs decide, the name of a table; isas:
+    instruction sets that the project has code for, and chooses from at start; planned_for: the one
+    of them that the core uses, None: the widest of the machine that compiles.
+
+    machine: what the compiler's -dumpmachine starts with, and bits: of its words, None: any;
+    cross: prefix of Debian's compilers for it, "": none; cflags: the Makefile's default CFLAGS;
+    flash_bytes, ram_bytes: what it has room for, None: plenty; mhz, memory_mbs: clock and what a
+    core reads from memory, for estimates.
     """
 
     name: str
     description: str
     cflags: str
     isas: tuple[str, ...]
+    core: str | None = None
     planned_for: str | None = None
+    machine: str | None = None
+    bits: int | None = None
+    cross: str = ""
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    mhz: int | None = None
+    memory_mbs: int | None = None
 
     @property
     def portable(self) -> bool:
         """Whether it is plain C11 only (BDCC_PORTABLE)."""
         return self.isas == ISAS[:1]
 
+    @property
+    def bare(self) -> bool:
+        """Whether it has no operating system."""
+        return self.cross == "arm-none-eabi-"
+
 
 def _x86(name: str, description: str, isa: str) -> Target:
-    isas = ISAS[: ISAS.index(isa) + 1]
-    return Target(name=name, description=description, cflags="-O3", isas=isas, planned_for=isa)
+    isas = X86_ISAS[: X86_ISAS.index(isa) + 1]
+    return Target(
+        name=name, description=description, cflags="-O3", isas=isas, core=isa, planned_for=isa,
+        machine="x86_64", bits=64,
+    )  # fmt: skip
+
+
+def _pi(
+    name: str, description: str, core: str, *, bits: int, ram: int, mhz: int, mbs: int
+) -> Target:
+    """A Raspberry Pi under Linux. Its project has the instruction sets of x86-64 too: they cost the
+    board nothing, and where it is compiled its accuracy is measured at full speed.
+    """
+    isa = {"arm1176jzf-s": "simd32", "cortex-a76": "neondot"}.get(core, "neon")
+    if bits == 64:
+        machine, cross, cflags = "aarch64", "aarch64-linux-gnu-", f"-O3 -mcpu={core}"
+    elif isa == "simd32":
+        # Debian's armhf start files and libraries are of ARMv7.
+        machine, cross = "arm", "arm-linux-gnueabi-"
+        cflags = "-O3 -marm -march=armv6 -mtune=arm1176jzf-s -mfpu=vfp"
+    else:
+        machine, cross = "arm", "arm-linux-gnueabihf-"
+        fpu = "neon-vfpv4" if core == "cortex-a7" else "neon-fp-armv8"
+        cflags = f"-O3 -marm -mcpu={core} -mfpu={fpu}"
+    return Target(
+        name=name, description=description, cflags=cflags, isas=(*X86_ISAS, *ARM_ISAS[1:]),
+        core=core, planned_for=isa, machine=machine, bits=bits, cross=cross, ram_bytes=ram,
+        mhz=mhz, memory_mbs=mbs,
+    )  # fmt: skip
+
+
+def _micro(name: str, description: str, *, flash: int, ram: int, mhz: int, fpu: str) -> Target:
+    return Target(
+        name=name, description=description,
+        cflags=f"-O2 -mthumb -mcpu={name} -mfpu={fpu} -mfloat-abi=hard",
+        isas=("generic", "simd32"), core=name, planned_for="simd32", machine="arm", bits=32,
+        cross="arm-none-eabi-", flash_bytes=flash, ram_bytes=ram, mhz=mhz,
+    )  # fmt: skip
 
 
 TARGETS = (
     Target(
         name="host",
-        description="this machine; on x86-64 the widest instruction set is picked at start",
+        description="this machine; the widest instruction set that it has is picked at start",
         cflags="-O3",
-        isas=ISAS,
+        isas=(*X86_ISAS, *ARM_ISAS[1:]),
     ),
     Target(
         name="generic",
         description="plain C11 for any little-endian CPU: no vector code, no popcount instruction",
         cflags="-O2",
         isas=ISAS[:1],
+        core="generic",
         planned_for="generic",
     ),
     _x86("x86-64-v2", "x86-64 with SSE4.2 and POPCNT (Nehalem), and nothing wider", "popcnt"),
     _x86("x86-64-v3", "x86-64 with AVX2 (Haswell, Zen), and nothing wider", "avx2"),
     _x86("x86-64-vnni", "x86-64 with AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
     _x86("x86-64-avx512", "x86-64 with AVX-512 as of Ice Lake and Zen 4", "avx512"),
+    _pi(
+        "rpi-zero",
+        "Raspberry Pi Zero and 1",
+        "arm1176jzf-s",
+        bits=32,
+        ram=GIB // 2,
+        mhz=1000,
+        mbs=400,
+    ),
+    _pi("rpi2", "Raspberry Pi 2", "cortex-a7", bits=32, ram=GIB, mhz=900, mbs=1200),
+    _pi(
+        "rpi-zero2",
+        "Raspberry Pi Zero 2 W, 64-bit system",
+        "cortex-a53",
+        bits=64,
+        ram=GIB // 2,
+        mhz=1000,
+        mbs=2000,
+    ),
+    _pi(
+        "rpi3", "Raspberry Pi 3, 64-bit system", "cortex-a53", bits=64, ram=GIB, mhz=1200, mbs=2000
+    ),
+    _pi(
+        "rpi3-32",
+        "Raspberry Pi 3, 32-bit system",
+        "cortex-a53",
+        bits=32,
+        ram=GIB,
+        mhz=1200,
+        mbs=2000,
+    ),
+    _pi(
+        "rpi4", "Raspberry Pi 4, 64-bit system", "cortex-a72", bits=64, ram=GIB, mhz=1500, mbs=4000
+    ),
+    _pi(
+        "rpi4-32",
+        "Raspberry Pi 4, 32-bit system",
+        "cortex-a72",
+        bits=32,
+        ram=GIB,
+        mhz=1500,
+        mbs=4000,
+    ),
+    _pi(
+        "rpi5",
+        "Raspberry Pi 5, 64-bit system",
+        "cortex-a76",
+        bits=64,
+        ram=2 * GIB,
+        mhz=2400,
+        mbs=10000,
+    ),
+    _micro(
+        "cortex-m4",
+        "Cortex-M4F, bare metal",
+        flash=1024 * KIB,
+        ram=192 * KIB,
+        mhz=168,
+        fpu="fpv4-sp-d16",
+    ),
+    _micro(
+        "cortex-m7",
+        "Cortex-M7F, bare metal",
+        flash=2048 * KIB,
+        ram=512 * KIB,
+        mhz=400,
+        fpu="fpv5-sp-d16",
+    ),
 )
+
+
+def planned_core(isa: str) -> str:
+    """A core whose kernel costs stand for an instruction set of an unknown one."""
+    return next(t.core for t in TARGETS if t.planned_for == isa and t.core is not None)
 
 
 def find_target(name: str) -> Target:

@@ -17,7 +17,7 @@ from bdcc.codegen.costs import (
     shipped_cost_table,
     write_cost_table,
 )
-from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target
+from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_oracle
@@ -38,7 +38,7 @@ def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostT
         measured = measured_file(isa, cache=cache)
         if target.planned_for is None and measured.is_file():
             return read_cost_table(measured, source="measured")
-        return shipped_cost_table(isa)
+        return shipped_cost_table(target.core or planned_core(isa))
     table = read_cost_table(Path(choice))
     if table.isa != isa:
         raise OptionError(
