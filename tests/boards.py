@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from bdcc.codegen.costs import choose_kernels, shipped_cost_table
+from bdcc.codegen.emit import emit
+from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import Target, find_target
+from bdcc.data.preprocess import Preprocess
+from bdcc.host.facts import read_oracle
+from bdcc.ir.graph import F32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,8 @@ class Board:
     @property
     def flags(self) -> list[str]:
         # Static: the board's libraries are not asked for.
-        return [*self.target.cflags.split(), "-static"]
+        soft = ["-mfloat-abi=softfp"] if self.target.cross == "arm-linux-gnueabi-" else []
+        return [*self.target.cflags.split(), *soft, "-static"]
 
     def emulator(self, tool: Callable[[str], str]) -> list[str]:
         program = "qemu-aarch64" if self.target.bits == 64 else "qemu-arm"
@@ -51,3 +61,32 @@ BOARDS = (
     _board("rpi3-32", "max"),
     _board("rpi4-32", "max"),
 )
+
+
+def check_on_board(
+    project: Path, board: Board, folder: Path, *, pictures: F32, tool: Callable[[str], str]
+) -> None:
+    """Plan the model of a project anew for the board, with all that its target says, and compare
+    every layer of these pictures, float32 [n, C, H, W], on every instruction set that it has.
+    """
+    model = read_oracle(project)
+    preprocess = json.loads((project / "report.json").read_text())["preprocess"]
+    choices = choose_kernels(model, shipped_cost_table(str(board.target.core)), family=None)
+    plan = make_plan(
+        model,
+        name="net",
+        target=board.target,
+        preprocess=Preprocess.from_json(preprocess),
+        families={name: choice.family for name, choice in choices.items()},
+    )
+    folder.mkdir()
+    emit(plan, folder, pictures=pictures)
+    command = ["make", "-s", "selftest", f"CC={board.compiler(tool)}"]
+    flags = f"CFLAGS={' '.join(board.flags)} -Werror"
+    built = subprocess.run([*command, flags], cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    command = [*board.emulator(tool), "./selftest"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
+    assert f"{board.target.planned_for}: {len(pictures)} pictures" in ran.stdout
+    assert "every layer equals the oracle" in ran.stdout

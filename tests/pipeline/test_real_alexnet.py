@@ -16,6 +16,7 @@ import pytest
 import bdcc
 from bdcc.host.verify import verify
 from bdcc.report.report import load_schema
+from boards import BOARDS, Board, check_on_board
 
 pytestmark = pytest.mark.usefixtures("optimised")
 MEAN = (122.2259, 116.2092, 103.5655)
@@ -99,6 +100,15 @@ def test_every_layer_equals_the_oracle(project: Path, shared: Path) -> None:
     assert {"conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"} <= {
         step.layer for step in checked.steps
     }
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_every_layer_on_emulated_boards(
+    project: Path, board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    pictures = np.random.default_rng(1).uniform(-120, 130, (2, 3, 227, 227)).astype(np.float32)
+    check_on_board(project, board, tmp_path / "net", pictures=pictures, tool=tool)
 
 
 @pytest.mark.real

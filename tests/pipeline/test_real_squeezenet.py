@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bdcc
+from boards import BOARDS, Board, check_on_board
 
 
 def some(source: Path, target: Path, *, first: int, count: int) -> Path:
@@ -25,30 +28,42 @@ def some(source: Path, target: Path, *, first: int, count: int) -> Path:
     return target
 
 
-@pytest.mark.real
-@pytest.mark.usefixtures("optimised")
-def test_squeezenet(shared: Path, tmp_path: Path) -> None:
-    pictures = shared / "data" / "imagenet1000"
-    result = bdcc.compile_model(
+@pytest.fixture(scope="module")
+def project(shared: Path, optimised: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures, folder = shared / "data" / "imagenet1000", tmp_path_factory.mktemp("real")
+    return bdcc.compile_model(
         shared / "models" / "squeezenet1_0.onnx",
         bdcc.CompileOptions(
-            output=tmp_path / "out",
-            data=some(pictures / "eval", tmp_path / "search", first=0, count=24),
-            holdout=some(pictures / "eval", tmp_path / "holdout", first=24, count=12),
-            calib=some(pictures / "calib", tmp_path / "calib", first=0, count=12),
+            output=folder / "out",
+            data=some(pictures / "eval", folder / "search", first=0, count=24),
+            holdout=some(pictures / "eval", folder / "holdout", first=24, count=12),
+            calib=some(pictures / "calib", folder / "calib", first=0, count=12),
             preset="caffe",
             resize="crop:256",
             bases=(5,),
             q=(8,),
             cache="off",
         ),
-    )
-    report = json.loads((result.project / "report.json").read_text())
+    ).project
+
+
+@pytest.mark.real
+def test_squeezenet(project: Path) -> None:
+    report = json.loads((project / "report.json").read_text())
     accuracy = report["accuracy"]
     assert accuracy["float"] >= 70  # 83 on all 700
     assert abs(accuracy["drop_pp"]) <= 100 * 3 / 24
     assert [layer["q"] for layer in report["layers"]] == [8] * 26
     assert report["size"]["weight_bytes"] <= 0.2 * report["size"]["float_weight_bytes"]
-    steps = json.loads((result.project / "host" / "project.json").read_text())["steps"]
+    steps = json.loads((project / "host" / "project.json").read_text())["steps"]
     assert not [step for step in steps if step["op"] == "Concat"]  # each layer writes its slice
     assert sum(step["op"] == "Conv" for step in steps) == 26
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_every_layer_on_emulated_boards(
+    project: Path, board: Board, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    pictures = np.random.default_rng(1).uniform(-120, 130, (2, 3, 224, 224)).astype(np.float32)
+    check_on_board(project, board, tmp_path / "net", pictures=pictures, tool=tool)
