@@ -116,19 +116,9 @@ TARGETS = (
     _x86("x86-64-v3", "x86-64 with AVX2 (Haswell, Zen), and nothing wider", "avx2"),
     _x86("x86-64-vnni", "x86-64 with AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
     _x86("x86-64-avx512", "x86-64 with AVX-512 as of Ice Lake and Zen 4", "avx512"),
-    _pi(
-        "rpi-zero", "Raspberry Pi Zero, 1", "arm1176jzf-s", bits=32, ram=GIB // 2, mhz=1000, mbs=400
-    ),
+    _pi("rpi-zero", "Raspberry Pi Zero, 1", "arm1176jzf-s", bits=32, ram=GIB // 2, mhz=1000, mbs=400),
     _pi("rpi2", "Raspberry Pi 2", "cortex-a7", bits=32, ram=GIB, mhz=900, mbs=1200),
-    _pi(
-        "rpi-zero2",
-        "Raspberry Pi Zero 2 W",
-        "cortex-a53",
-        bits=64,
-        ram=GIB // 2,
-        mhz=1000,
-        mbs=2000,
-    ),
+    _pi("rpi-zero2", "Raspberry Pi Zero 2", "cortex-a53", bits=64, ram=GIB // 2, mhz=1000, mbs=2000),
     _pi("rpi3", "Raspberry Pi 3", "cortex-a53", bits=64, ram=GIB, mhz=1200, mbs=2000),
     _pi("rpi4", "Raspberry Pi 4", "cortex-a72", bits=64, ram=GIB, mhz=1500, mbs=4000),
     _pi("rpi5", "Raspberry Pi 5", "cortex-a76", bits=64, ram=2 * GIB, mhz=2400, mbs=10000),
