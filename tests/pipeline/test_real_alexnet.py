@@ -107,8 +107,7 @@ def test_every_layer_equals_the_oracle(project: Path, shared: Path) -> None:
 def test_every_layer_on_emulated_boards(
     project: Path, board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    pictures = np.random.default_rng(1).uniform(-120, 130, (2, 3, 227, 227)).astype(np.float32)
-    check_on_board(project, board, tmp_path / "net", pictures=pictures, tool=tool)
+    check_on_board(project, board, tmp_path / "net", pictures=2, tool=tool)
 
 
 @pytest.mark.real

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import bdcc
@@ -65,5 +64,4 @@ def test_squeezenet(project: Path) -> None:
 def test_every_layer_on_emulated_boards(
     project: Path, board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    pictures = np.random.default_rng(1).uniform(-120, 130, (2, 3, 224, 224)).astype(np.float32)
-    check_on_board(project, board, tmp_path / "net", pictures=pictures, tool=tool)
+    check_on_board(project, board, tmp_path / "net", pictures=2, tool=tool)

@@ -14,7 +14,7 @@ X86_ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
 ARM_ISAS = ("generic", "simd32", "neon", "neondot")
 ISAS = (*X86_ISAS, "neon", "neondot", "simd32")
 
-KIB, GIB = 1 << 10, 1 << 30
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def _x86(name: str, description: str, isa: str) -> Target:
 def _pi(
     name: str, description: str, core: str, *, bits: int, ram: int, mhz: int, mbs: int
 ) -> Target:
-    """A Raspberry Pi under Linux. Its project has the instruction sets of x86-64 too: they cost the
+    """A Raspberry Pi under Linux, ram in MiB. Its project has the instruction sets of x86-64 too: they cost the
     board nothing, and where it is compiled its accuracy is measured at full speed.
     """
     isa = {"arm1176jzf-s": "simd32", "cortex-a76": "neondot"}.get(core, "neon")
@@ -82,17 +82,18 @@ def _pi(
     return Target(
         name=name, description=f"{description}, {bits}-bit system", cflags=cflags,
         isas=(*X86_ISAS, *ARM_ISAS[1:]),
-        core=core, planned_for=isa, machine=machine, bits=bits, cross=cross, ram_bytes=ram,
+        core=core, planned_for=isa, machine=machine, bits=bits, cross=cross, ram_bytes=ram * MIB,
         mhz=mhz, memory_mbs=mbs,
     )  # fmt: skip
 
 
 def _micro(name: str, description: str, *, flash: int, ram: int, mhz: int, fpu: str) -> Target:
+    """A microcontroller, flash and ram in KiB."""
     return Target(
         name=name, description=f"{description}, bare metal",
         cflags=f"-O2 -mthumb -mcpu={name} -mfpu={fpu} -mfloat-abi=hard",
         isas=("generic", "simd32"), core=name, planned_for="simd32", machine="arm", bits=32,
-        cross="arm-none-eabi-", flash_bytes=flash, ram_bytes=ram, mhz=mhz,
+        cross="arm-none-eabi-", flash_bytes=flash * KIB, ram_bytes=ram * KIB, mhz=mhz,
     )  # fmt: skip
 
 
@@ -116,17 +117,17 @@ TARGETS = (
     _x86("x86-64-v3", "x86-64 with AVX2 (Haswell, Zen), and nothing wider", "avx2"),
     _x86("x86-64-vnni", "x86-64 with AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
     _x86("x86-64-avx512", "x86-64 with AVX-512 as of Ice Lake and Zen 4", "avx512"),
-    _pi("rpi-zero", "Raspberry Pi Zero, 1", "arm1176jzf-s", bits=32, ram=GIB // 2, mhz=1000, mbs=400),
-    _pi("rpi2", "Raspberry Pi 2", "cortex-a7", bits=32, ram=GIB, mhz=900, mbs=1200),
-    _pi("rpi-zero2", "Raspberry Pi Zero 2", "cortex-a53", bits=64, ram=GIB // 2, mhz=1000, mbs=2000),
-    _pi("rpi3", "Raspberry Pi 3", "cortex-a53", bits=64, ram=GIB, mhz=1200, mbs=2000),
-    _pi("rpi4", "Raspberry Pi 4", "cortex-a72", bits=64, ram=GIB, mhz=1500, mbs=4000),
-    _pi("rpi5", "Raspberry Pi 5", "cortex-a76", bits=64, ram=2 * GIB, mhz=2400, mbs=10000),
+    _pi("rpi-zero", "Raspberry Pi Zero, 1", "arm1176jzf-s", bits=32, ram=512, mhz=1000, mbs=400),
+    _pi("rpi2", "Raspberry Pi 2", "cortex-a7", bits=32, ram=1024, mhz=900, mbs=1200),
+    _pi("rpi-zero2", "Raspberry Pi Zero 2", "cortex-a53", bits=64, ram=512, mhz=1000, mbs=2000),
+    _pi("rpi3", "Raspberry Pi 3", "cortex-a53", bits=64, ram=1024, mhz=1200, mbs=2000),
+    _pi("rpi4", "Raspberry Pi 4", "cortex-a72", bits=64, ram=1024, mhz=1500, mbs=4000),
+    _pi("rpi5", "Raspberry Pi 5", "cortex-a76", bits=64, ram=2048, mhz=2400, mbs=10000),
     # As rpi2, whose binaries it runs: in order and with 64-bit paths, like its own core in 32 bits.
-    _pi("rpi3-32", "Raspberry Pi 3", "cortex-a7", bits=32, ram=GIB, mhz=1200, mbs=2000),
-    _pi("rpi4-32", "Raspberry Pi 4", "cortex-a72", bits=32, ram=GIB, mhz=1500, mbs=4000),
-    _micro("cortex-m4", "Cortex-M4F", flash=1024 * KIB, ram=192 * KIB, mhz=168, fpu="fpv4-sp-d16"),
-    _micro("cortex-m7", "Cortex-M7F", flash=2048 * KIB, ram=512 * KIB, mhz=400, fpu="fpv5-sp-d16"),
+    _pi("rpi3-32", "Raspberry Pi 3", "cortex-a7", bits=32, ram=1024, mhz=1200, mbs=2000),
+    _pi("rpi4-32", "Raspberry Pi 4", "cortex-a72", bits=32, ram=1024, mhz=1500, mbs=4000),
+    _micro("cortex-m4", "Cortex-M4F", flash=1024, ram=192, mhz=168, fpu="fpv4-sp-d16"),
+    _micro("cortex-m7", "Cortex-M7F", flash=2048, ram=512, mhz=400, fpu="fpv5-sp-d16"),
 )
 # fmt: on
 
