@@ -65,8 +65,8 @@ def _x86(name: str, description: str, isa: str) -> Target:
 def _pi(
     name: str, description: str, core: str, *, bits: int, ram: int, mhz: int, mbs: int
 ) -> Target:
-    """A Raspberry Pi under Linux, ram in MiB. Its project has the instruction sets of x86-64 too: they cost the
-    board nothing, and where it is compiled its accuracy is measured at full speed.
+    """A Raspberry Pi under Linux, ram in MiB. Its project has the instruction sets of x86-64 too:
+    they cost the board nothing, and accuracy is measured at full speed where it is compiled.
     """
     isa = {"arm1176jzf-s": "simd32", "cortex-a76": "neondot"}.get(core, "neon")
     if bits == 64:
