@@ -40,12 +40,19 @@ enum {
         target("popcnt,avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi,avx512vnni")))
 #endif
 
-/* NEON and the SIMD of 32-bit registers are what the compiler's flags say (AArch64 always has NEON); dot products are
- * written as assembly, which no flag need allow. */
+/* NEON and the SIMD of 32-bit registers are what the compiler's flags say (AArch64 always has NEON). Dot products are
+ * written as assembly (clang 14 has no intrinsics without a flag); gcc's attribute names all that flags may have allowed
+ * of an older architecture, since nothing is inlined where less is. */
 #if BDCC_NEON
 #define BDCC_TARGET_NEON
 #if BDCC_NEON64
+#if defined(__ARM_FEATURE_DOTPROD)
 #define BDCC_TARGET_NEONDOT
+#elif defined(__clang__)
+#define BDCC_TARGET_NEONDOT __attribute__((target("dotprod")))
+#else
+#define BDCC_TARGET_NEONDOT __attribute__((target("arch=armv8.2-a+dotprod+crypto+fp16")))
+#endif
 #endif
 #endif
 #if BDCC_SIMD32

@@ -27,6 +27,9 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "avx2": ("adder256", 256),
         "avxvnni": ("adder256", 256),
         "avx512": ("popcnt512", 512),
+        "neon": ("cnt128", 128),
+        "neondot": ("cnt128", 128),
+        "simd32": ("adder128", 128),
     },
     "lut": {
         "generic": ("table64", 8 * 4),  # 8 inputs of 4 pixels
@@ -34,6 +37,9 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "avx2": ("shuffle256", 4 * 32),
         "avxvnni": ("shuffle256", 4 * 32),
         "avx512": ("permute512", 6 * 64),  # wide: 4 inputs
+        "neon": ("tbl128", 4 * 16),
+        "neondot": ("tbl128", 4 * 16),
+        "simd32": ("table64", 8 * 4),
     },
     "bytedot": {
         "generic": ("madd128", 8),
@@ -41,6 +47,9 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "avx2": ("maddubs256", 32),
         "avxvnni": ("vpdpbusd256", 32),
         "avx512": ("vpdpbusd512", 64),
+        "neon": ("smlal128", 8),
+        "neondot": ("sdot128", 16),
+        "simd32": ("madd128", 8),
     },
     "float": {
         "generic": ("muladd128", 4),
@@ -48,6 +57,9 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "avx2": ("muladd256", 8),
         "avxvnni": ("muladd256", 8),
         "avx512": ("muladd512", 16),
+        "neon": ("muladd128", 4),
+        "neondot": ("muladd128", 4),
+        "simd32": ("muladd128", 4),
     },
 }
 

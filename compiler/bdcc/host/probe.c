@@ -14,6 +14,8 @@
 #include <time.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 enum { REPEATS = 250, ROUNDS = 16000, PASSES = 24, PARTS = 64 };
@@ -206,6 +208,46 @@ static void read128(const unsigned char *p, size_t bytes, size_t ahead) {
 }
 #define read128_ahead read128
 
+/* --- ARM: instructions by name; a line is one operation of the kernels, on registers of 16 bytes --- */
+
+#define TIMES12(L) L(0) L(1) L(2) L(3) L(4) L(5) L(6) L(7) L(8) L(9) L(10) L(11)
+#if defined(__aarch64__)
+#if defined(__ARM_FEATURE_DOTPROD)
+#define WITH_DOT
+#elif defined(__clang__)
+#define WITH_DOT __attribute__((target("dotprod")))
+#else
+#define WITH_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+#define LOOP(name, lines)                                                                                        \
+    static void name(long rounds) {                                                                              \
+        __asm__ volatile(".p2align 5\n1:\n\t" lines "subs %0, %0, #1\n\tb.ne 1b\n\t"           \
+                         : "+r"(rounds)::"cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", \
+                           "v11", "v12", "v13", "v14", "v15");                                                   \
+    }
+#define COUNT(i) "and v12.16b, v14.16b, v15.16b\n\tcnt v12.16b, v12.16b\n\tadd v" #i ".16b, v" #i ".16b, v12.16b\n\t"
+#define LOOK_UP(i) "tbl v12.16b, {v14.16b}, v15.16b\n\tadd v" #i ".16b, v" #i ".16b, v12.16b\n\t"
+#define MULTIPLY(i) "smlal v" #i ".8h, v14.8b, v15.8b\n\t"
+#define DOT(i) "sdot v" #i ".4s, v14.16b, v15.16b\n\t"
+WITH_DOT LOOP(sdot, TIMES12(DOT))
+#elif defined(__ARM_NEON)
+#define LOOP(name, lines)                                                                                        \
+    static void name(long rounds) {                                                                              \
+        __asm__ volatile(".p2align 5\n1:\n\t" lines "subs %0, %0, #1\n\tbne 1b\n\t"                              \
+                         : "+r"(rounds)::"cc", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10", \
+                           "q11", "q12", "q13", "q14", "q15");                                                   \
+    }
+#define COUNT(i) "vand q12, q14, q15\n\tvcnt.8 q12, q12\n\tvadd.i8 q" #i ", q" #i ", q12\n\t"
+#define LOOK_UP(i) \
+    "vtbl.8 d24, {d28,d29}, d30\n\tvtbl.8 d25, {d28,d29}, d31\n\tvadd.i8 q" #i ", q" #i ", q12\n\t"
+#define MULTIPLY(i) "vmlal.s8 q" #i ", d28, d30\n\t"
+#endif
+#if defined(LOOP)
+LOOP(cnt128, TIMES12(COUNT))
+LOOP(tbl128, TIMES12(LOOK_UP))
+LOOP(smlal128, TIMES12(MULTIPLY))
+#endif
+
 #endif
 
 /* --- measuring --- */
@@ -316,6 +358,14 @@ int main(int argc, char **argv) {
         {"muladd256", avx2, muladd256, 12, 1},
         {"muladd512", avx512, muladd512, 12, 1},
 #else
+#if defined(LOOP)
+        {"cnt128", 1, cnt128, 12, 1},
+        {"tbl128", 1, tbl128, 12, 1},
+        {"smlal128", 1, smlal128, 12, 1},
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+        {"sdot128", (int)(getauxval(AT_HWCAP) >> 20 & 1), sdot, 12, 1}, /* HWCAP_ASIMDDP */
+#endif
         {"adder128", 1, adder128, 6, 1},
         {"madd128", 1, mac128, 12, 1},
         {"muladd128", 1, muladd128, 12, 1},
