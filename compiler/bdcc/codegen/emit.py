@@ -187,6 +187,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
             for i in range(0, len(words), 8)
         ],
         "cflags": plan.target.cflags,
+        "machine": plan.target.machine or "",
         "portable": int(plan.target.portable),
     }
 

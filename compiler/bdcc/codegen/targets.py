@@ -92,8 +92,8 @@ def _micro(name: str, description: str, *, flash: int, ram: int, mhz: int, fpu: 
     return Target(
         name=name, description=f"{description}, bare metal",
         cflags=f"-O2 -mthumb -mcpu={name} -mfpu={fpu} -mfloat-abi=hard",
-        isas=("generic", "simd32"), core=name, planned_for="simd32", machine="arm", bits=32,
-        cross="arm-none-eabi-", flash_bytes=flash * KIB, ram_bytes=ram * KIB, mhz=mhz,
+        isas=("generic", "simd32"), core=name, planned_for="simd32", machine="arm-none-eabi",
+        bits=32, cross="arm-none-eabi-", flash_bytes=flash * KIB, ram_bytes=ram * KIB, mhz=mhz,
     )  # fmt: skip
 
 
