@@ -151,6 +151,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
     summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
     steps = [_step(plan, step, offsets) for step in plan.steps]
+    flags = plan.target.cflags.split()
     words = np.frombuffer(blob, "<u8") if small else np.zeros(0, "<u8")
     return {
         "name": plan.name,
@@ -186,8 +187,13 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
             ", ".join(f"0x{int(word):x}u" for word in words[i : i + 8]) + ","
             for i in range(0, len(words), 8)
         ],
-        "cflags": plan.target.cflags,
+        "target": plan.target.name,
+        "cflags": " ".join(flag for flag in flags if flag.startswith("-O")),
+        "cpu_flags": " ".join(flag for flag in flags if not flag.startswith("-O")),
         "machine": plan.target.machine or "",
+        "arm32": plan.target.machine == "arm",
+        "armv6": plan.target.armv6,
+        "cross": plan.target.cross,
         "portable": int(plan.target.portable),
     }
 

@@ -49,6 +49,11 @@ class Target:
         return self.isas == ISAS[:1]
 
     @property
+    def armv6(self) -> bool:
+        """Whether it is Linux on ARMv6, which Debian's armhf is too new for."""
+        return self.planned_for == "simd32" and not self.bare
+
+    @property
     def bare(self) -> bool:
         """Whether it has no operating system."""
         return self.cross == "arm-none-eabi-"
