@@ -33,6 +33,7 @@ from bdcc.codegen.popcount import template_variables as popcount_variables
 from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 
+EMULATORS = {"aarch64": "qemu-aarch64", "arm": "qemu-arm"}  # QEMU's, by machine of a target
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
 
 
@@ -74,6 +75,8 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     }
     if not variables["has_pixels"]:
         del texts["src/main.c"]
+    if variables["emulator"]:
+        texts["toolchain.cmake"] = "toolchain.cmake.j2"
     if variables["array_by_default"]:
         texts[f"src/{name}_weights_array.h"] = "array.h.j2"
     for target, template in texts.items():
@@ -194,6 +197,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "arm32": plan.target.machine == "arm",
         "armv6": plan.target.armv6,
         "cross": plan.target.cross,
+        "emulator": "" if plan.target.bare else EMULATORS.get(plan.target.machine or "", ""),
         "portable": int(plan.target.portable),
     }
 
