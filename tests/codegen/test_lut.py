@@ -20,6 +20,7 @@ from bdcc.codegen.lut import (
     Vector,
     generic_kernel,
     kernel,
+    neon,
     scratch_bytes,
     table,
     table_bytes,
@@ -250,6 +251,15 @@ def test_sums_do_not_run_over(vector: Vector, bits: int) -> None:
     for bases in range(1, 8):
         assert kernel(vector, bases, bits).tile >= 1
         assert generic_kernel(bases, bits).limit >= 1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("registers", [16, 32])
+def test_sums_do_not_run_over_on_neon(registers: int, bits: int) -> None:
+    for bases in range(1, 8):
+        one = neon(bases, bits, registers)
+        assert one.tile >= 1
+        assert 1 <= one.unroll * one.rounds <= one.table.flush
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

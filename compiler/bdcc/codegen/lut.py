@@ -25,6 +25,7 @@ GENERIC_WORDS = (
 GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's of GENERIC_WORDS
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
+NEON_PIXELS, NEON_UNROLL = 6, 4  # at most, of a tile; steps at most that are written out
 WIDE_ISA, WIDE_BITS = "avx512", 4  # where sums are of 32 bits, and from how many bits of a code on
 WIDE_FILTERS = 16  # that a register serves, with
 WIDE_INPUTS = 16  # codes per step: four tables of four
@@ -37,19 +38,21 @@ WIDE_PIXELS = 384  # that an index serves before the next is fetched
 class Vector:
     """What an instruction set looks up with. size: bytes of a register, filters of a unit; inputs:
     codes per step; accumulators: registers for sums of bytes; least_tile: pixels that make a tile
-    worth it (with one, indices are read where they are used and need no registers)."""
+    worth it (with one, indices are read where they are used and need no registers). NEON's are in
+    `neon`."""
 
     isa: str
     size: int
     inputs: int
-    accumulators: int
-    least_tile: int
+    accumulators: int = 1
+    least_tile: int = 1
 
 
+NEON = Vector(isa="neon", size=16, inputs=4)
 VECTORS = (
     Vector(isa="popcnt", size=16, inputs=4, accumulators=9, least_tile=3),
     Vector(isa="avx2", size=32, inputs=4, accumulators=9, least_tile=3),
-    Vector(isa="neon", size=16, inputs=4, accumulators=9, least_tile=3),
+    NEON,
     Vector(isa="avx512", size=64, inputs=6, accumulators=9, least_tile=2),
 )
 
@@ -97,6 +100,20 @@ class Wide:
     low: int
     unroll: int
     tile: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neon:
+    """One (bases, bits) pair on NEON. tile, held, most: as of a Kernel; unroll: steps that are
+    written out; rounds: of so many, between two flushes."""
+
+    bases: int
+    table: Table
+    tile: int
+    held: bool
+    unroll: int
+    rounds: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +171,26 @@ def wide(bases: int, bits: int) -> Wide:
         low=low,
         unroll=unroll,
         tile=min(8, (WIDE_REGISTERS - unroll) // (bases + unroll * parts)),
+    )
+
+
+def neon(bases: int, bits: int, registers: int) -> Neon:
+    """The kernel for so many registers: 32 on AArch64, 16 on AArch32."""
+    entries = table(NEON, bits)
+    if registers < 32:
+        accumulators, unroll = 8, 1
+    elif entries.flush > NEON_UNROLL:
+        accumulators, unroll = 8, 3  # which divides the flushes of up to three bits
+    else:  # all steps between two flushes, and room to order them
+        accumulators, unroll = 6, entries.flush
+    return Neon(
+        bases=bases,
+        table=entries,
+        tile=max(1, min(NEON_PIXELS, accumulators // (bases * entries.parts))),
+        held=registers == 32,
+        unroll=unroll,
+        rounds=entries.flush // unroll,
+        most=min(entries.limit, NEAR_BYTES // (bases * NEON.size)),
     )
 
 
@@ -237,7 +274,12 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "kernels": {
             v.isa: tuple(kernel(v, *pair) for pair in ordered if not is_wide(v.isa, pair[1]))
             for v in VECTORS
+            if v is not NEON
         },
+        "neons": tuple(
+            (condition, tuple(neon(*pair, registers) for pair in ordered))
+            for condition, registers in (("BDCC_NEON64", 32), ("!BDCC_NEON64", 16))
+        ),
         "wide_tables": tuple(wide(1, bits) for bits in every_bits if is_wide(WIDE_ISA, bits)),
         "wides": tuple(wide(*pair) for pair in ordered if is_wide(WIDE_ISA, pair[1])),
         "wide_pixels": WIDE_PIXELS,
