@@ -13,6 +13,8 @@ from bdcc.codegen.popcount import PREFETCH_BYTES
 PLANES = 4  # of a table: 16 entries, which is what one byte shuffle looks up
 CHUNK = 512  # words of x that are put in order at a time: 32 KB on the stack, more than VGG needs
 INT16_MAX = 32767
+UINT16_MAX = 65535
+PAIR = 16  # products of a filter in a lane of 16 bits, where NEON takes two words at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +66,25 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What NEON looks a half byte up in, whose code of `planes` bases stands `shift` bits above its
+    bottom; whatever the other bits are. offset: what is added to every weight.
+    """
+
+    first: int
+    planes: int
+    shift: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
     """One (bases, bits) pair.
 
     Where there is no four-way dot product, products are added in 16 bits: `together` of the four
     of a word, over `rounds` words. split: not even one pair fits; x goes by half bytes then.
+    NEON adds `products` of two words in 16 bits, of weights with `offset` added, none of which is
+    negative then.
     """
 
     bases: int
@@ -77,6 +93,23 @@ class Dense:
     together: int
     rounds: int
     split: bool
+    offset: int
+    products: int
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """What the look-ups of a filter need on NEON; a table's are at its number and, for codes
+        that are not at the bottom of the half byte, behind."""
+        return tuple(
+            Weights(
+                first=table.bases[0],
+                planes=len(table.bases),
+                shift=shift,
+                offset=0 if table.bases[0] else self.offset,
+            )
+            for table in self.tables
+            for shift in range(0, 4, table.width)
+        )
 
     @property
     def masks(self) -> tuple[int, ...]:
@@ -176,6 +209,7 @@ def dense_parameters(bases: int, bits: int) -> Dense:
     if split:
         fit = INT16_MAX // (2 * 15 * cap)
     every = range(bases)
+    products = min(PAIR, UINT16_MAX // (2 * top * cap))
     return Dense(
         bases=bases,
         bits=bits,
@@ -183,6 +217,8 @@ def dense_parameters(bases: int, bits: int) -> Dense:
         together=4 if fit >= 4 else 2 if fit >= 2 else 1,
         rounds=1 if split else max(1, fit // 4),
         split=split,
+        offset=cap,
+        products=1 << products.bit_length() - 1,
     )
 
 
