@@ -33,6 +33,14 @@
 #define BDCC_UNUSED
 #endif
 
+/* For tiles: inlined into a larger function, or made anew for a constant number of steps, gcc reorders them until it runs
+ * out of registers for their sums. */
+#if defined(__clang__)
+#define BDCC_APART __attribute__((noinline))
+#elif defined(__GNUC__)
+#define BDCC_APART __attribute__((noinline, noclone))
+#endif
+
 /* Weights that stream from memory: fetches the line `ahead` bytes further on, where nothing need lie. */
 #if defined(__GNUC__)
 #define BDCC_PREFETCH(p, ahead) __builtin_prefetch((const void *)((uintptr_t)(p) + (ahead)))

@@ -191,14 +191,16 @@ BDCC_INLINE void bdcc_pack_vector(const uint8_t *BDCC_RESTRICT codes, int32_t co
     bdcc_pack_run(codes, (size_t)count, bits, BDCC_ISA_GENERIC, planes, (ptrdiff_t)words * 8);
 }
 
-/* Words first .. first + count - 1 of one pixel, all planes of a word side by side: to[i * step + q]. */
+/* Words first .. first + count - 1 of one pixel, all planes of a word side by side, each of them `copies` times:
+ * to[i * step + q * copies]. */
 BDCC_INLINE void bdcc_take_words(const bdcc_gemm_t *g, const uint8_t *BDCC_RESTRICT pixel, int32_t first, int32_t count,
-                                 int32_t bits, ptrdiff_t step, uint64_t *BDCC_RESTRICT to) {
+                                 int32_t bits, int32_t copies, ptrdiff_t step, uint64_t *BDCC_RESTRICT to) {
     const uint8_t *run = pixel + (first / g->words) * g->row_stride;
     int32_t word = first % g->words;
     for (int32_t i = 0; i < count; i++, to += step) {
         for (int32_t q = 0; q < bits; q++) {
-            to[q] = bdcc_load64(run + q * g->plane_stride + (ptrdiff_t)word * 8);
+            const uint64_t v = bdcc_load64(run + q * g->plane_stride + (ptrdiff_t)word * 8);
+            for (int32_t copy = 0; copy < copies; copy++) to[q * copies + copy] = v;
         }
         if (++word == g->words) {
             word = 0;
