@@ -70,6 +70,11 @@
 #else
 #define BDCC_SIMD32 0
 #endif
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define BDCC_MICRO 1 /* flash and stack are short */
+#else
+#define BDCC_MICRO 0
+#endif
 #if BDCC_NEON && defined(__aarch64__)
 #define BDCC_NEON64 1
 #else

@@ -17,7 +17,7 @@ BDCC_INLINE void bdcc_input_float(const float *BDCC_RESTRICT nchw, int32_t c, in
 /* float32 [C][H][W] -> codes [H][W][C]. */
 BDCC_INLINE void bdcc_input_codes(const float *BDCC_RESTRICT nchw, int32_t c, int32_t h, int32_t w, bdcc_quant_t q,
                                   uint8_t *BDCC_RESTRICT codes) {
-    enum { RUN = 256 };
+    enum { RUN = BDCC_MICRO ? 32 : 256 };
     const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
     for (size_t start = 0; start < pixels; start += RUN) {
         const size_t run = pixels - start < RUN ? pixels - start : RUN;
@@ -48,6 +48,10 @@ BDCC_INLINE void bdcc_input_codes(const float *BDCC_RESTRICT nchw, int32_t c, in
 BDCC_INLINE void bdcc_output_float(const float *BDCC_RESTRICT nhwc, int32_t c, int32_t h, int32_t w,
                                    float *BDCC_RESTRICT nchw) {
     const size_t channels = (size_t)c, pixels = (size_t)h * (size_t)w;
+    if (pixels == 1) {
+        memcpy(nchw, nhwc, channels * sizeof *nchw);
+        return;
+    }
     for (size_t p = 0; p < pixels; ++p) {
         for (size_t i = 0; i < channels; ++i) nchw[i * pixels + p] = nhwc[p * channels + i];
     }

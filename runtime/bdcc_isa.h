@@ -80,12 +80,13 @@ BDCC_INLINE const char *bdcc_isa_name(int isa) {
     }
 }
 
-/* The instruction set of that name, or -1. */
+/* The instruction set of that name, or -1. No strcmp: bare metal need not have it. */
 BDCC_INLINE int bdcc_isa_from_name(const char *name) {
     for (int isa = 0; name && isa < BDCC_ISA_COUNT; isa++) {
-        if (strcmp(name, bdcc_isa_name(isa)) == 0) {
-            return isa;
-        }
+        const char *known = bdcc_isa_name(isa);
+        size_t i = 0;
+        while (known[i] != 0 && name[i] == known[i]) i++;
+        if (name[i] == known[i]) return isa;
     }
     return -1;
 }
@@ -128,7 +129,7 @@ BDCC_INLINE int bdcc_isa_usable(int isa) {
 #endif
 }
 
-/* The last of these that this CPU has; the first is generic. */
+/* The last of these that this CPU has; the first it has anyway. */
 BDCC_INLINE int bdcc_isa_detect(const uint8_t *isas, int count) {
     while (count > 1 && !bdcc_isa_usable(isas[count - 1])) count--;
     return isas[count - 1];

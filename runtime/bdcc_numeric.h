@@ -63,6 +63,10 @@ BDCC_INLINE float bdcc_sqrt(float x) {
     return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 #elif defined(__aarch64__) && defined(__clang__) && defined(__ARM_NEON) && !defined(BDCC_PORTABLE)
     return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
+#elif defined(__arm__) && defined(__ARM_FP) && defined(__GNUC__) && !defined(BDCC_PORTABLE)
+    float root; /* no call for negative numbers, which would want the library's errno */
+    __asm__("vsqrt.f32 %0, %1" : "=t"(root) : "t"(x));
+    return root;
 #else
     return sqrtf(x);
 #endif

@@ -135,7 +135,10 @@ BDCC_INLINE void bdcc_copy_short(uint8_t *BDCC_RESTRICT to, const uint8_t *BDCC_
         memcpy(to, from, 8);
         memcpy(to + count - 8, from + count - 8, 8);
     } else {
-        for (size_t i = 0; i < count; i++) to[i] = from[i];
+        for (size_t i = 0; i < count; i++) {
+            BDCC_SCALAR; /* nor a call of memmove */
+            to[i] = from[i];
+        }
     }
 }
 

@@ -52,7 +52,7 @@ BDCC_INLINE void bdcc_quantize_runs(const float *BDCC_RESTRICT x, size_t runs, s
 
 /* The quantizer of `bits` bits for the range of x itself, 0 included, NaN ignored; *delta is its step. */
 BDCC_INLINE bdcc_quant_t bdcc_dynamic_range(const float *x, size_t n, int32_t bits, float *delta) {
-    enum { LANES = 64 }; /* the compiler may not reorder a minimum itself */
+    enum { LANES = BDCC_MICRO ? 4 : 64 }; /* the compiler may not reorder a minimum itself */
     float low[LANES], high[LANES];
     const size_t whole = n / LANES * LANES;
     for (int32_t lane = 0; lane < LANES; ++lane) low[lane] = high[lane] = 0.0f;

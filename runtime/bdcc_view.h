@@ -25,9 +25,10 @@ BDCC_INLINE const uint8_t *bdcc_view_pixel(const bdcc_view_t *g, const uint8_t *
 
 /* The part'th of `parts` about equal pieces of 0 .. count - 1. */
 BDCC_INLINE bdcc_span_t bdcc_share(int32_t count, int32_t part, int32_t parts) {
+    const int32_t whole = count / parts, rest = count % parts; /* no product that takes 64 bits to divide */
     bdcc_span_t span;
-    span.first = (int32_t)((int64_t)count * part / parts);
-    span.end = (int32_t)((int64_t)count * (part + 1) / parts);
+    span.first = whole * part + rest * part / parts;
+    span.end = whole * (part + 1) + rest * (part + 1) / parts;
     return span;
 }
 

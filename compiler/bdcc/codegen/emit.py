@@ -68,6 +68,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
         f"src/{name}-config.cmake": "config.cmake.j2",
         "src/main.c": "main.c.j2",
         "src/selftest.c": "selftest.c.j2",
+        "src/selftest.h": "selftest.h.j2",
         "Makefile": "Makefile.j2",
         "CMakeLists.txt": "CMakeLists.txt.j2",
         "README.md": "README.md.j2",
@@ -180,7 +181,9 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "blob_format": BLOB_FORMAT,
         "header_bytes": BLOB_HEADER_BYTES,
         "steps": steps,
-        "slice_bytes": max(step["runs"] * step["run_bytes"] for step in steps),
+        "slice_bytes": max(
+            s["runs"] * s["run_bytes"] if s["run_bytes"] < s["pitch_bytes"] else 1 for s in steps
+        ),
         "labels": [_c_string(label) for label in _labels(plan)],
         "info": _c_string(json.dumps({"name": plan.name, "layers": layers})),
         "layers": layers,
