@@ -58,12 +58,12 @@ def build(
     if done.returncode != 0 and passing:
         raise BuildError(
             f"the C compiler '{cc or _compiler()}' does not build the project "
-            f"({_first_error(done.stdout)})",
+            f"({first_error(done.stdout)})",
             hint="Name another by the environment variable CC; make takes CFLAGS and LDFLAGS too",
         )
     if done.returncode != 0:
         raise BuildError(
-            _first_error(done.stdout),
+            first_error(done.stdout),
             layer=str(project),
             hint=f"Run 'make -C {project}' to see all of it",
         )
@@ -100,7 +100,7 @@ def compile_program(source: Path, program: Path, *, arguments: Sequence[str] = (
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False
         )
-        problem = None if done.returncode == 0 else _first_error(done.stdout + done.stderr)
+        problem = None if done.returncode == 0 else first_error(done.stdout + done.stderr)
     except OSError as error:
         problem = str(error.strerror)
     except ValueError as error:  # quotes that do not match
@@ -112,7 +112,7 @@ def compile_program(source: Path, program: Path, *, arguments: Sequence[str] = (
         )
 
 
-def _first_error(output: str) -> str:
+def first_error(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     ours = [line for line in lines if not line.startswith("make")]  # its own lines say the least
     telling = (line for part in (ours, lines) for line in part if ERROR_LINE.search(line))
