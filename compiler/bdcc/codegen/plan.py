@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,6 +75,15 @@ class DeploymentPlan:
             sum(b.size for b in alive if b.first <= i <= b.last) for i in range(len(self.steps))
         ]
         return self.steps[used.index(max(used))].layer
+
+    @property
+    def heaviest_layer(self) -> str:
+        """The layer with most bytes of weights."""
+        owners = {name: step.layer for step in self.steps for name in step.sections}
+        used = Counter[str]()
+        for section in self.sections:
+            used[owners[section.name]] += section.array.nbytes
+        return used.most_common(1)[0][0]
 
     def binary_steps(self, family: Family) -> list[Step]:
         return [s for s in self.steps if s.kind == "binary" and s.values["family"] == family]

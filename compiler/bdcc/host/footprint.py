@@ -22,14 +22,16 @@ from bdcc.host.facts import read_facts
 HANDLE_BYTES = 12  # of <m>_t on 32 bits: a pointer and two words
 LEAF_BYTES = 64  # memcpy and its kin, and what libgcc has for 64-bit integers, call nothing
 INDIRECT = "__indirect_call"
+# What a program seldom calls; it does not link then what they alone need, like float64.
+SELDOM = ("resize", "resize_scratch_bytes", "info", "init_isa")
 NODE = re.compile(r'node: \{ title: "([^"]+)" label: "[^"]*?(\d+) bytes \(([a-z,]+)\)')
 EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Of everything but the resizing, which a program that does not call it does not link, and
-    without what the C library has (memcpy, memset).
+    """Of all that a program links which calls neither of SELDOM, without what the C library has
+    (memcpy, memset).
 
     code_bytes: machine code and constants beside the weights; flash_bytes: both; stack_bytes: at
     the deepest, interrupts aside; ram_bytes: arena, handle and stack.
@@ -58,9 +60,8 @@ def measure_footprint(project: Path, target: Target) -> Footprint | None:
         )  # fmt: skip
         graphs = [file.read_text("utf-8") for file in Path(folder).glob("*.ci")]
         frames, calls = _call_graph("\n".join(graphs))
-        entries = [
-            f for f in frames if f.startswith(f"{name}_") and not f.startswith(f"{name}_resize")
-        ]
+        seldom = {f"{name}_{function}" for function in SELDOM}
+        entries = [f for f in frames if f.startswith(f"{name}_") and f not in seldom]
         # As a program links it: what nothing needs is dropped.
         roots = [f"-Wl,-u,{entry}" for entry in entries]
         _run(

@@ -19,6 +19,7 @@ from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
 from bdcc.host.bench import bench
 from bdcc.host.build import build, check_compiler
+from bdcc.host.footprint import measure_footprint
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import Arrays, Cache, Counts, open_cache
@@ -128,9 +129,17 @@ def compile_model(
             preprocess=preprocess,
             class_labels=material.class_labels,
             seed=options.seed,
-            flash_bytes=options.flash_bytes,
-            ram_bytes=options.ram_bytes,
+            flash_bytes=options.flash_bytes or (target.flash_bytes if target.bare else None),
+            ram_bytes=options.ram_bytes or (target.ram_bytes if target.bare else None),
         )
+        dynamic = options.range == "dynamic"
+
+        def smallest(some: Layers) -> QuantizedModel:
+            bases = {name: min(counts) for name, counts in some.bases_choices.items()}
+            bits = {tensor: min(counts) for tensor, counts in some.bits_choices(graph).items()}
+            return outline(graph, bases, bits, dynamic=dynamic)
+
+        workshop = workshop.counting(smallest(layers))
 
         def measure(folder: Path, part: Judged) -> Arrays:
             return measure_built(
@@ -149,12 +158,11 @@ def compile_model(
             return measure(folder, search)
 
         def fits(setting: Setting) -> bool:
-            if options.flash_bytes is None and options.ram_bytes is None:
+            if workshop.flash_bytes is None and workshop.ram_bytes is None:
                 return True
             bases, bits = dict(setting.bases), dict(setting.bits)
             return workshop.fits(outline(graph, bases, bits, dynamic=dynamic))
 
-        dynamic = options.range == "dynamic"
         models = Models(
             graph=graph,
             calib=material.calib,
@@ -163,12 +171,6 @@ def compile_model(
             progress=progress,
             timed=lambda: clock.stage("decompose"),
         )
-
-        def smallest(some: Layers) -> QuantizedModel:
-            bases = {name: min(counts) for name, counts in some.bases_choices.items()}
-            bits = {tensor: min(counts) for tensor, counts in some.bits_choices(graph).items()}
-            return outline(graph, bases, bits, dynamic=dynamic)
-
         more_bits = (replace(layers, least_bits=bits) for bits in SEARCHED_BITS)
         layers = next((one for one in more_bits if workshop.fits(smallest(one))), layers)
         workshop.plan(smallest(layers))  # what cannot fit fails here
@@ -199,6 +201,9 @@ def compile_model(
         workshop.project(chosen).rename(project)
         with clock.stage("build"):
             library = build(project, passing=True)
+            footprint = measure_footprint(project, target) if target.bare else None
+        if footprint is not None:
+            workshop.with_footprint(footprint).check(plan)
         with clock.stage("measure"):
             found = measure(project, search)
             drop = compare(search.float_ranks < top, found["ranks"] < top)
@@ -217,7 +222,8 @@ def compile_model(
             decomposed=decomposed_percent,
             drops=(drop, holdout_drop),
             nats=(float(found["nats"].mean()), float(held["nats"].mean())),
-            code_bytes=code_bytes(library),
+            code_bytes=None if target.bare else code_bytes(library),
+            footprint=footprint,
             warnings=warnings,
         )
         write_json(report.as_json(), project / "report.json")

@@ -46,7 +46,8 @@ class CompileOptions:
     output: folder of the project; max_drop_pp: percentage points of the metric below the float
     model, None means 1 and that missing it is not an error when bits are given; bases, q: one value
     for all conv layers, one per conv layer, one per decomposed layer, or "auto"; limit: search
-    pictures, 0 for all; flash_bytes, ram_bytes: the most that weights and arena may take; workers:
+    pictures, 0 for all; flash_bytes, ram_bytes: the most that weights and arena may take, on bare
+    metal with code and stack, None there: what the target has; workers:
     processes and threads of this host, or "dask:ADDRESS" of the cluster that evaluates models
     instead (docs/workers.md); cache: folder, "off", or None for the user's own.
     Raises OptionError for a value that no model allows.

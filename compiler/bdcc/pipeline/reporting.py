@@ -14,6 +14,8 @@ import bdcc
 from bdcc.approx.decompose import weight_error
 from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
+from bdcc.codegen.targets import Target
+from bdcc.host.footprint import Footprint
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
 from bdcc.pipeline.options import PAPER_AUTO_BASES, CompileOptions
@@ -36,9 +38,12 @@ def make_report(
     drops: tuple[Drop, Drop],
     nats: tuple[float, float],
     code_bytes: int | None,
+    footprint: Footprint | None,
     warnings: Sequence[str],
 ) -> Report:
-    """drops, nats: accuracy lost and divergence, on the search and on the holdout pictures."""
+    """drops, nats: accuracy lost and divergence, on the search and on the holdout pictures;
+    code_bytes: of the library that was measured; footprint: on bare metal.
+    """
     graph = plan.model.graph
     search, holdout = drops
     if options.data is None:
@@ -58,7 +63,11 @@ def make_report(
         max_drop_pp=max_drop_pp,
         met=_missed_on(search, holdout, max_drop_pp, strict=options.strict) is None,
         warnings=tuple(warnings),
-        notes=(*_notes(options, plan.name, material), *_slower_kernels(plan, kernels)),
+        notes=(
+            *_notes(options, plan.name, material),
+            *_slower_kernels(plan, kernels),
+            *_unknown_footprint(plan.target, footprint),
+        ),
         layers=_layer_rows(plan, choice, kernels),
         cost_table={
             "isa": cost_table.isa,
@@ -78,7 +87,10 @@ def make_report(
             4 * (layer.weight.size + layer.bias.size) for layer in graph.weight_layers
         ),
         arena_bytes=plan.arena_bytes,
-        code_bytes=code_bytes,
+        code_bytes=footprint.code_bytes if footprint else code_bytes,
+        flash_bytes=footprint.flash_bytes if footprint else None,
+        ram_bytes=footprint.ram_bytes if footprint else None,
+        stack_bytes=footprint.stack_bytes if footprint else None,
         search_method=choice.method,
         evaluations=choice.evaluations,
         table=choice.table,
@@ -182,6 +194,15 @@ def _slower_kernels(plan: DeploymentPlan, kernels: Mapping[str, KernelChoice]) -
     if not slower:
         return ()
     return (f"--ram leaves no room for the fastest kernels of {', '.join(slower)}",)
+
+
+def _unknown_footprint(target: Target, footprint: Footprint | None) -> tuple[str, ...]:
+    if footprint or not target.bare:
+        return ()
+    return (
+        f"flash and RAM are unknown but for weights and arena: {target.cross}gcc, which builds for "
+        f"{target.name}, is not installed",
+    )
 
 
 def find_missed(report: Report, options: CompileOptions) -> str | None:

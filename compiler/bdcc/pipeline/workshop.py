@@ -6,18 +6,20 @@ one is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import Family
 from bdcc.codegen.costs import CostTable, KernelChoice, choose_kernels
-from bdcc.codegen.emit import emit
+from bdcc.codegen.emit import emit, emit_sources
 from bdcc.codegen.plan import DeploymentPlan, fit_families, make_plan
 from bdcc.codegen.targets import Target
 from bdcc.data.generate import generate_pictures
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import OptionError
+from bdcc.host.footprint import HANDLE_BYTES, Footprint, measure_footprint
 
 GOLDEN_PICTURES = 2
 Counts = tuple[tuple[str, int], ...]  # by name, in order of the names
@@ -26,9 +28,10 @@ Counts = tuple[tuple[str, int], ...]  # by name, in order of the names
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workshop:
     """folder: where projects are written, each in a folder of its own; cost_table: of the target's
-    kernels; family: of all layers, None: each its fastest that fits; written: those, by bits of
-    tensors and bases of layers (a layer may have a tensor's name); the rest is the same for all of
-    them.
+    kernels; family: of all layers, None: each its fastest that fits; flash_bytes, ram_bytes: the
+    most that they may take, None: plenty; code_bytes, stack_bytes: of that beside weights and
+    arena, 0: not counted; written: those, by bits of tensors and bases of layers (a layer may have
+    a tensor's name); the rest is the same for all of them.
     """
 
     folder: Path
@@ -41,6 +44,8 @@ class Workshop:
     seed: int
     flash_bytes: int | None
     ram_bytes: int | None
+    code_bytes: int = 0
+    stack_bytes: int = 0
     written: dict[tuple[Counts, Counts], Path] = field(default_factory=dict)
 
     def kernels(self, model: QuantizedModel) -> dict[str, KernelChoice]:
@@ -48,28 +53,54 @@ class Workshop:
         return choose_kernels(model, self.cost_table, family=self.family)
 
     def plan(self, model: QuantizedModel) -> DeploymentPlan:
-        """With the fastest kernels that the arena has room for. Raises OptionError if weights or
-        arena take more than they may.
+        """With the fastest kernels that the arena has room for. Raises OptionError as `check`
+        does.
         """
         wanted = {name: one.families for name, one in self.kernels(model).items()}
         plan = self._plan(model, {name: families[0] for name, families in wanted.items()})
-        flash, ram = self.flash_bytes, self.ram_bytes
-        if flash is not None and plan.blob_bytes > flash:
+        if self.ram_bytes is not None and plan.arena_bytes + self.stack_bytes > self.ram_bytes:
+            room = self.ram_bytes - self.stack_bytes
+            plan = self._plan(model, fit_families(plan, wanted, arena_bytes=room))
+        self.check(plan)
+        return plan
+
+    def check(self, plan: DeploymentPlan) -> None:
+        """Raises OptionError if weights or arena take more than they may."""
+        flash, ram, code, stack = (
+            self.flash_bytes, self.ram_bytes, self.code_bytes, self.stack_bytes
+        )  # fmt: skip
+        if flash is not None and plan.blob_bytes + code > flash:
+            beside = f", and its code {code}" if code else ""
             raise OptionError(
-                f"the weights of this choice take {plan.blob_bytes} bytes, allowed are {flash}",
+                f"the weights of this choice take {plan.blob_bytes} bytes, most of them in "
+                f"{plan.heaviest_layer}{beside}; allowed are {flash}",
                 layer="--flash",
             )
-        if ram is None or plan.arena_bytes <= ram:
-            return plan
-        plan = self._plan(model, fit_families(plan, wanted, arena_bytes=ram))
-        if plan.arena_bytes > ram:
+        if ram is not None and plan.arena_bytes + stack > ram:
             kernels = f"with --kernel {self.family}" if self.family else "with any kernels"
+            beside = f", and its stack and handle {stack}" if stack else ""
             raise OptionError(
                 f"the arena of this choice takes at least {plan.arena_bytes} bytes {kernels}, most "
-                f"in {plan.neediest_layer}; allowed are {ram}",
+                f"in {plan.neediest_layer}{beside}; allowed are {ram}",
                 layer="--ram",
             )
-        return plan
+
+    def counting(self, model: QuantizedModel) -> Workshop:
+        """Itself, that leaves room for code and stack as this model has them, where the target is
+        bare metal and its compiler installed.
+        """
+        if not self.target.bare:
+            return self
+        families = {name: one.families[0] for name, one in self.kernels(model).items()}
+        with TemporaryDirectory() as folder:
+            emit_sources(self._plan(model, families), Path(folder))
+            found = measure_footprint(Path(folder), self.target)
+        return self if found is None else self.with_footprint(found)
+
+    def with_footprint(self, found: Footprint) -> Workshop:
+        """Itself, that leaves room for that code and stack."""
+        stack = HANDLE_BYTES + found.stack_bytes
+        return replace(self, code_bytes=found.code_bytes, stack_bytes=stack)
 
     def _plan(self, model: QuantizedModel, families: Mapping[str, Family]) -> DeploymentPlan:
         return make_plan(

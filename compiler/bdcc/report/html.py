@@ -70,6 +70,11 @@ def render_html(report: Mapping[str, Any]) -> str:
         ),
         ("weights", f"{size(sizes['weight_bytes'])}, {share:.1f} % of float"),
         ("arena", size(sizes["arena_bytes"])),
+        *(
+            [("flash, RAM", f"{size(sizes['flash_bytes'])}, {size(sizes['ram_bytes'])}")]
+            if sizes.get("flash_bytes") is not None
+            else []
+        ),
     ]
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',

@@ -134,8 +134,10 @@ class Report:
 
     met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
     weights and float activations; predicted: fixed before the choice was measured, None where
-    nothing was searched. target, options, cost_table (which one: instruction set,
-    machine, SHA-256, source: shipped, measured or a file), preprocess, search: JSON values.
+    nothing was searched; code_bytes: beside the weights; flash_bytes, ram_bytes, stack_bytes: on
+    bare metal, weights and code, arena and handle and stack, the stack of it. target, options,
+    cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
+    preprocess, search: JSON values.
     """
 
     bdcc_version: str
@@ -162,6 +164,9 @@ class Report:
     float_weight_bytes: int
     arena_bytes: int
     code_bytes: int | None
+    flash_bytes: int | None
+    ram_bytes: int | None
+    stack_bytes: int | None
     search_method: str
     evaluations: int
     table: Any
@@ -199,6 +204,9 @@ class Report:
                 "float_weight_bytes": self.float_weight_bytes,
                 "arena_bytes": self.arena_bytes,
                 "code_bytes": self.code_bytes,
+                "flash_bytes": self.flash_bytes,
+                "ram_bytes": self.ram_bytes,
+                "stack_bytes": self.stack_bytes,
             },
             "search": {
                 "method": self.search_method,

@@ -116,6 +116,10 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     ]
     if sizes["code_bytes"] is not None:
         rows.append(("code", size(sizes["code_bytes"])))
+    if sizes.get("flash_bytes") is not None:
+        rows.append(("flash", f"{size(sizes['flash_bytes'])}: weights, code and constants"))
+        stack = size(sizes["stack_bytes"])
+        rows.append(("RAM", f"{size(sizes['ram_bytes'])}: arena, handle and {stack} of stack"))
     if bench := timings.get("bench"):
         rows.append(
             ("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, this machine)")
