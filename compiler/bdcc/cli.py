@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,7 +271,7 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
         "auto|popcount|lut|bytedot",
         "Family of all layers' kernels  [default: auto, each its fastest]",
     ),
-    ("--target", TEXT, "NAME", "What to build for, see bdcc targets  [default: host]"),
+    ("--target", TEXT, "NAME|FILE.toml", "What to build for, see bdcc targets  [default: host]"),
     (
         "--flash",
         INTEGER,
@@ -642,20 +643,12 @@ def tune(
 @cli.command(epilog=_examples("bdcc targets", "bdcc targets --json"))
 @JSON
 def targets(as_json: bool) -> None:
-    """List what projects can be built for."""
-    from bdcc.codegen.targets import TARGETS
-    from bdcc.report.text import table
+    """List what projects can be built for: for `bdcc compile --target`.
 
-    if as_json:
-        _print_json(
-            {
-                "targets": [
-                    {"name": t.name, "description": t.description, "cflags": t.cflags}
-                    for t in TARGETS
-                ]
-            }
-        )
-    else:
-        click.echo(
-            table(["target", "what"], [[t.name, f"{t.description} ({t.cflags})"] for t in TARGETS])
-        )
+    A board that is not among them is described in a file (docs/targets.md).
+    """
+    from bdcc.codegen.targets import TARGETS
+    from bdcc.report.text import targets_text
+
+    found = [asdict(target) for target in TARGETS]
+    _print_json({"targets": found}) if as_json else click.echo(targets_text(found))

@@ -5,7 +5,12 @@ instruction sets it has code for and whose kernel costs it is planned by, never 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 from bdcc.errors import OptionError
 
@@ -26,7 +31,8 @@ class Target:
     machine: what the compiler's -dumpmachine starts with, and bits: of its words, None: any;
     cross: prefix of Debian's compilers for it, "": none; cflags: the Makefile's default CFLAGS;
     flash_bytes, ram_bytes: what it has room for, None: plenty; mhz, memory_mbs: clock and what a
-    core reads from memory, for estimates.
+    core reads from memory, for estimates; like: of a target in a file of the user's, the one that
+    it changes.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Target:
     ram_bytes: int | None = None
     mhz: int | None = None
     memory_mbs: int | None = None
+    like: str | None = None
 
     @property
     def portable(self) -> bool:
@@ -56,7 +63,7 @@ class Target:
     @property
     def bare(self) -> bool:
         """Whether it has no operating system."""
-        return self.cross == "arm-none-eabi-"
+        return (self.machine or "").endswith("-none-eabi")
 
 
 def _x86(name: str, description: str, isa: str) -> Target:
@@ -106,22 +113,22 @@ def _micro(name: str, description: str, *, flash: int, ram: int, mhz: int, fpu: 
 TARGETS = (
     Target(
         name="host",
-        description="this machine; the widest instruction set that it has is picked at start",
+        description="this machine, at its widest",
         cflags="-O3",
         isas=(*X86_ISAS, *ARM_ISAS[1:]),
     ),
     Target(
         name="generic",
-        description="plain C11 for any little-endian CPU: no vector code, no popcount instruction",
+        description="any little-endian CPU, plain C11",
         cflags="-O2",
         isas=ISAS[:1],
         core="generic",
         planned_for="generic",
     ),
-    _x86("x86-64-v2", "x86-64 with SSE4.2 and POPCNT (Nehalem), and nothing wider", "popcnt"),
-    _x86("x86-64-v3", "x86-64 with AVX2 (Haswell, Zen), and nothing wider", "avx2"),
-    _x86("x86-64-vnni", "x86-64 with AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
-    _x86("x86-64-avx512", "x86-64 with AVX-512 as of Ice Lake and Zen 4", "avx512"),
+    _x86("x86-64-v2", "SSE4.2 and POPCNT (Nehalem)", "popcnt"),
+    _x86("x86-64-v3", "AVX2 (Haswell, Zen)", "avx2"),
+    _x86("x86-64-vnni", "AVX-VNNI (Alder Lake and its kin)", "avxvnni"),
+    _x86("x86-64-avx512", "AVX-512 as of Ice Lake and Zen 4", "avx512"),
     _pi("rpi-zero", "Raspberry Pi Zero, 1", "arm1176jzf-s", bits=32, ram=512, mhz=1000, mbs=400),
     _pi("rpi2", "Raspberry Pi 2", "cortex-a7", bits=32, ram=1024, mhz=900, mbs=1200),
     _pi("rpi-zero2", "Raspberry Pi Zero 2", "cortex-a53", bits=64, ram=512, mhz=1000, mbs=2000),
@@ -143,9 +150,84 @@ def planned_core(isa: str) -> str:
 
 
 def find_target(name: str) -> Target:
-    """The target of that name, or an OptionError that lists them."""
+    """The target of that name, or the one that a TOML file describes (docs/targets.md); raises
+    OptionError.
+    """
+    if name.endswith(".toml"):
+        return _read_target(Path(name))
     for target in TARGETS:
         if target.name == name:
             return target
-    known = ", ".join(target.name for target in TARGETS)
-    raise OptionError(f"'{name}' is not a target; bdcc builds for {known}", layer="--target")
+    raise OptionError(
+        f"'{name}' is not a target; bdcc builds for {_names()}, or for what a .toml file describes",
+        layer="--target",
+    )
+
+
+def target_of(report: Mapping[str, Any]) -> Target:
+    """What a project was compiled for, from its report.json; the user's file need not be there."""
+    return replace(find_target(report["target"]), **report.get("target_changes", {}))
+
+
+def changes_of(target: Target) -> dict[str, Any]:
+    """For `target_of`: the fields in which a user's target differs from the one it is like."""
+    if target.like is None:
+        return {}
+    base = find_target(target.like)
+    pairs = {f.name: getattr(target, f.name) for f in fields(Target)}
+    return {name: value for name, value in pairs.items() if value != getattr(base, name)}
+
+
+def _names() -> str:
+    return ", ".join(target.name for target in TARGETS)
+
+
+# Keys of a user's target: the field, and what a text must look like, for it goes into the Makefile;
+# None: a number.
+KEYS = {
+    "description": ("description", r"[^\n]*"),
+    "cflags": ("cflags", r"(-[\w=,.+:/@%-]+ ?)*"),
+    "cross": ("cross", r"([\w./+-]+-)?"),
+    "machine": ("machine", r"[\w-]+"),
+    "flash": ("flash_bytes", None),
+    "ram": ("ram_bytes", None),
+    "mhz": ("mhz", None),
+    "memory_mbs": ("memory_mbs", None),
+}
+SHAPES = {
+    "description": "one line of text",
+    "cflags": 'flags of the C compiler, like "-O3 -mcpu=cortex-a55"',
+    "cross": 'the prefix of its compilers, like "aarch64-linux-gnu-", or "" for none',
+    "machine": 'what its compiler says to -dumpmachine before the first -, like "aarch64"',
+}
+
+
+def _read_target(file: Path) -> Target:
+    where = f"--target {file}"
+    if not re.fullmatch(r"[\w.-]+", file.name, re.ASCII):
+        raise OptionError("the name of the file is not of letters, digits, . _ -", layer=where)
+    try:
+        record = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise OptionError(f"cannot be read ({error.strerror})", layer=where) from None
+    except ValueError as error:
+        raise OptionError(f"is not TOML ({error})", layer=where) from None
+    like = record.pop("like", None)
+    base = next((target for target in TARGETS if target.name == like), None)
+    if base is None:
+        found = "'like' is missing" if like is None else f"like = {like!r} is not a target"
+        raise OptionError(f"{found}; its kernels are those of one of {_names()}", layer=where)
+    changes: dict[str, Any] = {}
+    for key, value in record.items():
+        if key not in KEYS:
+            raise OptionError(f"'{key}' is not one of like, {', '.join(KEYS)}", layer=where)
+        field, shape = KEYS[key]
+        if shape is None:
+            fits = type(value) is int and value > 0
+        else:
+            fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII) is not None
+        if not fits:
+            allowed = SHAPES.get(key, "a whole number above 0")
+            raise OptionError(f"{key} = {value!r} is not {allowed}", layer=where)
+        changes[field] = value
+    return replace(base, name=file.name, like=base.name, **changes)

@@ -174,6 +174,7 @@ class CompileOptions:
         """For report.json: what decides the result, and neither paths nor the machine's means."""
         left_out = ("output", "force", "workers", "cache", "cost_table", "resume")
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        record["target"] = Path(self.target).name  # it may be a file
         return {
             key: value.name
             if isinstance(value, Path)

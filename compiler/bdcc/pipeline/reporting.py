@@ -14,7 +14,7 @@ import bdcc
 from bdcc.approx.decompose import weight_error
 from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
-from bdcc.codegen.targets import Target
+from bdcc.codegen.targets import Target, changes_of
 from bdcc.host.footprint import Footprint
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
@@ -55,7 +55,8 @@ def make_report(
     return Report(
         bdcc_version=bdcc.__version__,
         fingerprint=f"{plan.fingerprint:016x}",
-        target=plan.target.name,
+        target=plan.target.like or plan.target.name,
+        target_changes=changes_of(plan.target),
         model_name=model_name,
         model_sha256=graph.sha256,
         options=options.as_json(),

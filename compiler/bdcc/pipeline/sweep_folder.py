@@ -14,7 +14,7 @@ from typing import Any
 
 import bdcc
 from bdcc.approx.workers import sources_digest
-from bdcc.codegen.targets import find_target
+from bdcc.codegen.targets import changes_of, find_target
 from bdcc.errors import OutputError
 from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
@@ -147,7 +147,8 @@ def point_key(model_sha256: str, options: CompileOptions) -> str:
     sources = [sources_digest(), emission_digest()]
     target = find_target(options.target)
     costs = find_cost_table(target, options.cost_table, cache=options.cache_folder).sha256
-    return digest([bdcc.__version__, *sources, costs, model_sha256, options.as_json(), files])
+    versions = [bdcc.__version__, *sources, costs, changes_of(target)]
+    return digest([*versions, model_sha256, options.as_json(), files])
 
 
 def _stamp(place: Path) -> str:

@@ -17,7 +17,7 @@ from bdcc.codegen.costs import (
     shipped_cost_table,
     write_cost_table,
 )
-from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core
+from bdcc.codegen.targets import ISAS, TARGETS, Target, planned_core, target_of
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_oracle
@@ -67,7 +67,7 @@ def tuning_of(
     the cache, and tell what the project's layers would take by it, and what to do.
     """
     model, report = read_oracle(project), read_report(project)
-    target = find_target(report["target"])
+    target = target_of(report)
     wanted = target.planned_for or usable_isas()[-1]
     isa = isa or max(set(usable_isas()) & set(target.isas), key=ISAS.index)
     if isa not in usable_isas():

@@ -135,14 +135,15 @@ class Report:
     met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
     weights and float activations; predicted: fixed before the choice was measured, None where
     nothing was searched; code_bytes: beside the weights; flash_bytes, ram_bytes, stack_bytes: on
-    bare metal, weights and code, arena and handle and stack, the stack of it. target, options,
-    cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
+    bare metal, weights and code, arena and handle and stack, the stack of it. target_changes: the fields in which a
+    target of the user's differs from `target`, by name. target, options, cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
     preprocess, search: JSON values.
     """
 
     bdcc_version: str
     fingerprint: str
     target: str
+    target_changes: Mapping[str, Any]
     model_name: str
     model_sha256: str
     options: Mapping[str, Any]
@@ -179,6 +180,7 @@ class Report:
             "bdcc_version": self.bdcc_version,
             "fingerprint": self.fingerprint,
             "target": self.target,
+            "target_changes": dict(self.target_changes),
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "options": dict(self.options),
             "cost_table": dict(self.cost_table),

@@ -28,6 +28,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2
     )
 
 
+def targets_text(targets: Sequence[Mapping[str, Any]]) -> str:
+    """Targets as `bdcc targets --json` has them, a row each."""
+    header = ["target", "what", "core", "kernels", "bits", "memory", "compiler", "flags"]
+    rows = [
+        [
+            t["name"],
+            t["description"],
+            t["core"] or "any",
+            t["planned_for"] or "widest",
+            str(t["bits"] or "any"),
+            " + ".join(_chip(t[key]) for key in ("flash_bytes", "ram_bytes") if t[key] is not None),
+            f"{t['cross']}gcc" if t["cross"] else "cc",
+            t["cflags"],
+        ]
+        for t in targets
+    ]
+    return table(header, rows, left=len(header))
+
+
+def _chip(count: int) -> str:
+    """Bytes as memory is sold: 192 KiB, 512 MiB, 1 GiB."""
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << shift and count % (1 << shift) == 0:
+            return f"{count >> shift} {unit}"
+    return f"{count} B"
+
+
 def size(count: int) -> str:
     """Bytes for a person: 1023 B, 1.0 kB, 29.4 MB (powers of 1000)."""
     if count < 1000:
