@@ -22,7 +22,7 @@ from bdcc import cli
 from bdcc.approx.model import load_oracle
 from bdcc.approx.simulate import run_exact, run_float
 from bdcc.codegen.costs import Key, Parts, shipped_cost_table
-from bdcc.codegen.targets import TARGETS, find_target
+from bdcc.codegen.targets import TARGETS, find_target, target_of
 from bdcc.errors import BuildError, MismatchError
 from bdcc.host.machine import usable_isas
 from bdcc.ir.onnx_import import load_onnx
@@ -539,9 +539,66 @@ def test_targets_are_listed(run: Run) -> None:
     _, text, _ = run("targets")
     names = [target.name for target in TARGETS]
     assert [line.split()[0] for line in text.splitlines()[2:]] == names
+    (row,) = (line for line in text.splitlines() if line.startswith("rpi4 "))
+    assert re.split("  +", row) == [
+        *("rpi4", "Raspberry Pi 4, 64-bit system", "cortex-a72", "neon", "64", "1 GiB"),
+        *("aarch64-linux-gnu-gcc", "-O3 -mcpu=cortex-a72"),
+    ]
+    assert "1 MiB + 192 KiB" in text
     _, text, _ = run("targets", "--json")
-    assert [target["name"] for target in json.loads(text)["targets"]] == names
+    found = json.loads(text)["targets"]
+    assert [target["name"] for target in found] == names
+    assert all(find_target(t["name"]).cflags == t["cflags"] for t in found)
     assert {"host", "generic", "x86-64-v3"} <= set(names)
+
+
+def test_a_target_of_the_user_s(run: Run, trained: Trained, tmp_path: Path) -> None:
+    file, out = tmp_path / "board.toml", tmp_path / "out"
+    file.write_text('like = "rpi4"\ncflags = "-O2 -mcpu=cortex-a55"\n')
+    given = ("--float", "--limit", 20, "--target", file)
+    assert run("compile", trained.model, *trained.data, *given, "-o", out)[0] == 0
+    report = report_of(out)
+    jsonschema.validate(report, load_schema())
+    assert (report["target"], report["options"]["target"]) == ("rpi4", "board.toml")
+    file.unlink()
+    assert target_of(report).cflags == "-O2 -mcpu=cortex-a55"
+
+
+def test_classify_agrees_with_run(
+    run: Run, trained: Trained, project: Path, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    """The program that is built with a project reads JPEG as Pillow does, from a file or a pipe."""
+    tool("make")
+    out = tmp_path / "out"
+    shutil.copytree(project, out)
+    said = subprocess.run(
+        ["make", "-s", "-C", out, "JPEG=1"], capture_output=True, text=True, check=False
+    )
+    if "jpeglib.h" in said.stderr:
+        tool("jpeglib.h")  # a skip, or a failure where nothing may be missing
+    for number, picture in enumerate(sorted(trained.folders.glob("*/*.png"))[::9]):
+        jpeg = tmp_path / f"{number}.jpg"
+        with Image.open(picture) as image:
+            image.resize((61, 47)).convert("L" if number == 1 else "RGB").save(jpeg, quality=90)
+        code, text, _ = run("run", out, jpeg, "--json")
+        top = json.loads(text)["top"]
+        for feed in (None, jpeg.read_bytes()):
+            command = [out / "build/classify", "-" if feed else jpeg]
+            done = subprocess.run(command, input=feed, capture_output=True, check=True)
+            lines = done.stdout.decode().splitlines()
+            found = [re.fullmatch(r"\d\. (.*?) +(-?[\d.]+)", line) for line in lines[:5]]
+            assert [m[1] for m in found if m] == [one["label"] for one in top]
+            scores = [float(m[2]) for m in found if m]
+            assert np.allclose(scores, [one["score"] for one in top], atol=0.05)
+            assert re.fullmatch(r"\d+\.\d\d ms \(\w+\)", lines[5])
+    assert (code, number) == (0, 8)
+    jpeg.write_bytes(b"\xff\xd8\xff nothing of the kind")
+    done = subprocess.run([out / "build/classify", jpeg], capture_output=True, check=False)
+    assert (done.returncode, done.stderr[:10]) == (1, b"classify: ")
+    subprocess.run(["make", "-s", "-C", out, "JPEG=0"], check=True)
+    done = subprocess.run([out / "build/classify", jpeg], capture_output=True, check=False)
+    wanted = f"classify: {jpeg}: is a JPEG, and this was built without libjpeg: apt install "
+    assert (done.returncode, done.stderr.decode().startswith(wanted)) == (1, True)
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(
