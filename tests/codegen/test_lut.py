@@ -138,7 +138,8 @@ def record(
         isa, bases, bits, weights.size, packed.valid.size, x.size,
         table_bytes([ISAS[isa]], bits=bits, cells=x.size // tap_bytes, tap_bytes=tap_bytes),
         scratch_bytes(
-            [ISAS[isa]], bases=bases, bits=bits, rows=rows, taps=taps, tap_bytes=tap_bytes
+            [ISAS[isa]], bases=bases, bits=bits, blocks=blocks, rows=rows, taps=taps,
+            tap_bytes=tap_bytes,
         ),
         out[1], out[0] * out[1], blocks, rows, words, taps, tap_bytes,
         view["pixel_stride"], view["row_stride"], view["line_stride"],

@@ -27,7 +27,6 @@ FAMILIES: tuple[Family, ...] = ("popcount", "lut", "bytedot")
 
 OVERRUN = 64  # bytes behind an area that a kernel may read, never use
 CHUNK_PIXELS = 48  # whose sums are made before they become codes: whole tiles, and few
-LUT_SUMS = 48 * 1024  # sums of table look-ups: a unit's filters times pixels at a time
 GATHERED_BYTES = 256 * 1024  # of gathered codes at a time: they are read once for each unit
 
 
@@ -285,12 +284,19 @@ def _lut(
         lut.table_bytes(isas, bits=quant.bits, cells=cells, tap_bytes=tap_bytes), ALIGNMENT
     )
     constants["view"] += (("cells", cells),)
-    constants |= {"table_bytes": table_bytes, "cells": cells, "sums": LUT_SUMS}
+    sums = lut.sums(isas)
+    constants |= {"table_bytes": table_bytes, "cells": cells, "sums": sums}
     private = {
         "lut": lut.scratch_bytes(
-            isas, bases=bases, bits=quant.bits, rows=rows, taps=taps, tap_bytes=tap_bytes
+            isas,
+            bases=bases,
+            bits=quant.bits,
+            blocks=packed.weights.shape[1],
+            rows=rows,
+            taps=taps,
+            tap_bytes=tap_bytes,
         ),
-        "sums": LUT_SUMS * 4,
+        "sums": sums * 4,
     }
     groups = conv.groups if conv else 1
     return constants, {"x": x_bytes, "tables": groups * table_bytes}, private

@@ -23,6 +23,8 @@ GENERIC_WORDS = (
     4  # of weights that a single pixel takes at a time: fills what four pixels' tables need
 )
 GENERIC_TABLES = 8 * 256 * 8  # bytes: four pixels' of one word, or one pixel's of GENERIC_WORDS
+SIMD32_TABLES = 4 * 256 * 4  # bytes: two pixels' of half a word
+PLAIN_PIXELS = 8  # output pixels at a time where there are no vectors, and so perhaps little RAM
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
 NEON_PIXELS, NEON_UNROLL = 6, 4  # at most, of a tile; steps at most that are written out
@@ -235,14 +237,23 @@ def table_bytes(isas: Sequence[str], *, bits: int, cells: int, tap_bytes: int) -
 
 
 def scratch_bytes(
-    isas: Sequence[str], *, bases: int, bits: int, rows: int, taps: int, tap_bytes: int
+    isas: Sequence[str],
+    *,
+    bases: int,
+    bits: int,
+    blocks: int,
+    rows: int,
+    taps: int,
+    tap_bytes: int,
 ) -> int:
-    """Bytes that one call works in, the most that an instruction set needs."""
+    """Bytes that one call works in, the most that an instruction set needs. blocks: of a group's
+    filters."""
 
     def of_a_call(isa: str) -> int:
         vector = _vector(isa)
         if vector is None:
-            return GENERIC_TABLES + GENERIC_UNIT * bases * 8
+            sums = min(blocks * LANES, GENERIC_UNIT) * bases
+            return SIMD32_TABLES + sums * 4 if isa == "simd32" else GENERIC_TABLES + sums * 8
         if is_wide(isa, bits):
             registers = rows * taps * -(-tap_bytes // WIDE_INPUTS) * vector.size // WIDE_FILTERS
         else:
@@ -250,6 +261,12 @@ def scratch_bytes(
         return registers * bases * vector.size
 
     return max(map(of_a_call, isas))
+
+
+def sums(isas: Sequence[str]) -> int:
+    """How many y_int of pixels and a unit's filters are kept at a time: for plain C, little."""
+    plain = all(_vector(isa) is None for isa in isas)
+    return (PLAIN_PIXELS if plain else PIXELS) * GENERIC_UNIT
 
 
 def _round_up(size: int) -> int:
@@ -265,6 +282,7 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "generic_unit": GENERIC_UNIT,
         "generic_words": GENERIC_WORDS,
         "generic_tables": GENERIC_TABLES,
+        "simd32_tables": SIMD32_TABLES,
         "every_bits": every_bits,
         "vectors": VECTORS,
         "tables": {
