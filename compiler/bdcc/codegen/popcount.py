@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bdcc.codegen.popcount_neon import DIALECTS, LIMIT, Tile, loop, parts, tiles
+
 ACCUMULATORS = 24  # of 32 vector registers; the rest hold weights, activations and temporaries
-NEON64_ACCUMULATORS = 20  # of 32 registers
-NEON32_ACCUMULATORS = 8  # of 16
-NEON_LIMIT = 31  # positions, each adds at most 8 to a byte
 MAX_TILE = 4  # pixels; more does not pay, the loads are hidden by then
 GROUP = 4  # positions (words) that one round of the adder network takes in
 EXTRA_LEVELS = 2  # of a counter above its planes: then at most one word leaves it in a round
@@ -52,35 +50,23 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """What NEON computes together: `pixels`, for `pairs` of filters at a time (a register of weights
-    is two filters). passes: the bases and planes whose accumulators are in registers at the same
-    time, pixels * pairs * bases * planes of them."""
-
-    pixels: int
-    pairs: int
-    passes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
     """One (bases, bits) pair. tile: pixels that AVX-512 computes together; passes: the bases whose
-    accumulators are in registers at the same time; limit: positions, see Counter; neon64, neon32:
-    tiles of AArch64 and AArch32, of one pixel and, if that is better, of several."""
+    accumulators are in registers at the same time; limit: positions, see Counter; neon: tiles of
+    AArch64 and of AArch32, of one pixel and, if that is better, of several."""
 
     bases: int
     bits: int
     tile: int
     limit: int
     passes: tuple[tuple[int, ...], ...]
-    neon64: tuple[Tile, ...]
-    neon32: tuple[Tile, ...]
+    neon: dict[int, tuple[Tile, ...]]
 
 
 def kernel_parameters(bases: int, bits: int) -> Kernel:
     """The numbers of one kernel; a tile has tile * len(pass) * bits accumulators."""
     count = -(-bases * bits // ACCUMULATORS)
-    passes = _parts(bases, -(-bases // count))
+    passes = parts(bases, -(-bases // count))
     tile = max(1, min(MAX_TILE, ACCUMULATORS // (len(passes[0]) * bits)))
     return Kernel(
         bases=bases,
@@ -88,42 +74,8 @@ def kernel_parameters(bases: int, bits: int) -> Kernel:
         tile=tile,
         limit=counter(bits).limit,
         passes=passes,
-        neon64=_neon_tiles(bases, bits, NEON64_ACCUMULATORS),
-        neon32=_neon_tiles(bases, bits, NEON32_ACCUMULATORS),
+        neon={dialect.width: tiles(bases, bits, dialect) for dialect in DIALECTS},
     )
-
-
-def _parts(count: int, most: int) -> tuple[tuple[int, ...], ...]:
-    """0 .. count - 1 in as few parts of at most `most` as will do, as even as can be."""
-    size, larger = divmod(count, -(-count // most))
-    parts, first = [], 0
-    while first < count:
-        after = first + size + (len(parts) < larger)
-        parts.append(tuple(range(first, after)))
-        first = after
-    return tuple(parts)
-
-
-def _neon_tiles(bases: int, bits: int, accumulators: int) -> tuple[Tile, ...]:
-    """The tiles that load least per product: of one pixel, and of several if they load less."""
-
-    def loads(tile: Tile) -> float:
-        loaded = sum(tile.pairs * len(b) + tile.pixels * len(q) for b, q in tile.passes)
-        return loaded / (tile.pixels * tile.pairs)
-
-    def best(pixels: Iterable[int]) -> Tile:
-        tiles = [
-            Tile(pixels=p, pairs=pairs, passes=tuple(itertools.product(basis_parts, plane_parts)))
-            for p in pixels
-            for pairs in (2, 4)
-            for basis_parts in {_parts(bases, most) for most in range(1, bases + 1)}
-            for plane_parts in {_parts(bits, most) for most in range(1, min(bits, 7) + 1)}
-            if p * pairs * len(basis_parts[0]) * len(plane_parts[0]) <= accumulators
-        ]
-        return min(tiles, key=lambda tile: (loads(tile), len(tile.passes), tile.pixels))
-
-    one, several = best([1]), best(range(1, MAX_TILE + 1))
-    return (one,) if several.pixels == 1 else (one, several)
 
 
 def adder_network(bits: int, positions: int) -> tuple[Adder, ...]:
@@ -183,9 +135,20 @@ def counter(bits: int) -> Counter:
 def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
     """What templates/popcount.h.j2 is rendered with, for the (bases, bits) pairs of a model."""
     ordered = sorted(set(pairs))
+    kernels = tuple(kernel_parameters(bases, bits) for bases, bits in ordered)
+    shapes = {
+        dialect: sorted(
+            {p.shape for k in kernels for tile in k.neon[dialect.width] for p in tile.passes}
+        )
+        for dialect in DIALECTS
+    }
     return {
-        "kernels": tuple(kernel_parameters(bases, bits) for bases, bits in ordered),
+        "kernels": kernels,
         "counters": tuple(counter(bits) for bits in sorted({bits for _, bits in ordered})),
         "ahead": PREFETCH_BYTES,
-        "neon_limit": NEON_LIMIT,
+        "neon_limit": LIMIT,
+        "neon_loops": {
+            dialect.width: tuple(loop(shape, dialect) for shape in found)
+            for dialect, found in shapes.items()
+        },
     }
