@@ -219,9 +219,11 @@ def loop(shape: Shape, dialect: Dialect) -> Loop:
     lines = [dialect.zero.format(i) for i in (*range(count), *unready)]
     weights = [memory(dialect.load, w + i, "w", offset) for i, offset in enumerate(rows)]
     words = [memory(dialect.load, x + i, "x", offset) for i, offset in enumerate(columns)]
-    lines += ["1:", "subs %[i], %[i], #1"]
-    lines += itertools.chain(*weights[:1], *words, *weights[1:])
-    lines += ["add %[x], %[x], %[xs]", "add %[w], %[w], %[ws]"]
+    # All loads together: after each change from one to the other, loads wait until the work before
+    # them is done. Integer work goes along with loads.
+    lines += ["sub %[w], %[w], %[ws]", "1:", "add %[w], %[w], %[ws]", *words[0]]
+    lines += ["subs %[i], %[i], #1", *itertools.chain(*words[1:])]
+    lines += ["add %[x], %[x], %[xs]", *itertools.chain(*weights)]
     for i in range(count):
         lines += [made(i), counted((i - ahead) % count), added((i - 2 * ahead) % count)]
     lines.append("bne 1b")
