@@ -135,8 +135,9 @@ class Report:
     met: as the exit code says it, so with --strict the holdout counts; decomposed: with the chosen
     weights and float activations; predicted: fixed before the choice was measured, None where
     nothing was searched; code_bytes: beside the weights; flash_bytes, ram_bytes, stack_bytes: on
-    bare metal, weights and code, arena and handle and stack, the stack of it. target_changes: the fields in which a
-    target of the user's differs from `target`, by name. target, options, cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
+    bare metal, weights and code, arena and handle and stack, the stack of it. target_changes: the
+    fields in which a target of the user's differs from `target`, by name. target, options,
+    cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
     preprocess, search: JSON values.
     """
 
