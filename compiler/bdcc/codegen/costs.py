@@ -6,7 +6,7 @@ A table has, for one instruction set and each family and (bases, bits), the nano
   unpacked, per code that is laid out for the kernels;
 - a dense layer: per weight.
 `bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was
-held to each instruction set.
+held to each instruction set, and what tools/model_kernels.py modelled of ARM cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Source = Literal["shipped", "measured", "file"]
 class CostTable:
     """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight and
     code of a convolution, per weight of a dense layer; sha256: of the file it was read from;
-    source: shipped with bdcc, measured here and found in the cache, or a file that was named.
+    source: shipped with bdcc, measured here and found in the cache, or a file that was named;
+    modelled_mhz: None, or the clock of a core that was modelled instead of measured.
     """
 
     isa: str
@@ -48,6 +49,11 @@ class CostTable:
     ns: Mapping[Key, Parts]
     sha256: str
     source: Source
+    modelled_mhz: int | None = None
+
+    @property
+    def modelled(self) -> bool:
+        return self.modelled_mhz is not None
 
     def predict(
         self, family: Family, layer: WeightLayer, graph: Graph, *, bases: int, bits: int
@@ -177,10 +183,13 @@ def _parse(data: bytes, source: Source) -> CostTable:
         ns=ns,
         sha256=hashlib.sha256(data).hexdigest(),
         source=source,
+        modelled_mhz=int(record["mhz"]) if record.get("modelled", False) else None,
     )
 
 
-def write_cost_table(isa: str, machine: str, ns: Mapping[Key, Parts]) -> str:
+def write_cost_table(
+    isa: str, machine: str, ns: Mapping[Key, Parts], *, modelled_mhz: int | None = None
+) -> str:
     """The text of a table, as `read_cost_table` takes it: numbers of 4 digits."""
 
     def rows(family: Family, kind: Kind) -> list[str]:
@@ -198,5 +207,7 @@ def write_cost_table(isa: str, machine: str, ns: Mapping[Key, Parts]) -> str:
         )
         families.append(f'  "{family}": {{\n   {kinds}}}')
     head: dict[str, Any] = {"schema": SCHEMA, "isa": isa, "machine": machine}
+    if modelled_mhz is not None:
+        head |= {"modelled": True, "mhz": modelled_mhz}
     start = json.dumps(head)[:-1]
     return start + ',\n "ns": {\n' + ",\n".join(families) + "}}\n"

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: 0BSD
+"""Cost tables of ARM cores without the hardware: `bdcc tune`'s network is built for the core, run
+under QEMU with its basic blocks counted, and each step takes the modelled cycles (cycles.py).
+
+    python tools/model_kernels.py                  all cores
+    python tools/model_kernels.py cortex-a72       one of them
+
+Needs the cross compilers of the targets, qemu-user with plugins, llvm-mca and llvm-objdump.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from cycles import CORES, Core, block_costs, cycles_of, find_blocks, parse_counts, parse_disassembly
+
+from bdcc.codegen.binary import FAMILIES, Family
+from bdcc.codegen.costs import Key, Parts, write_cost_table
+from bdcc.codegen.emit import emit_sources
+from bdcc.codegen.plan import DeploymentPlan, make_plan
+from bdcc.codegen.targets import TARGETS, Target
+from bdcc.host import tune
+
+HERE = Path(__file__).resolve().parent
+TABLES = HERE.parent / "compiler/bdcc/codegen/cost_tables"
+
+# Without an operating system: what QEMU's user mode understands, whatever the core.
+_START = """
+void _start(void);
+void _start(void) {
+    register int call __asm__("r7") = 1, status __asm__("r0") = main();
+    __asm__ volatile("svc 0" : : "r"(call), "r"(status));
+    for (;;) {}
+}
+"""
+_MAIN = """
+#include "{name}.h"
+static _Alignas(64) unsigned char arena[{arena}];
+static float input[{inputs}], output[{outputs}];
+void mark(void);
+__attribute__((noinline)) void mark(void) {{ __asm__ volatile("" ::: "memory"); }}
+int main(void);
+int main(void) {{
+    {name}_t model;
+    int bad = {name}_init_isa(&model, 0, 0, "{isa}");
+    for (int i = 0; i < {name}_step_count() && !bad; i++) {{
+        mark();
+        bad = {name}_run_steps(&model, arena, sizeof arena, input, output, i, i + 1);
+    }}
+    mark();
+    return bad;
+}}
+"""
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def reference(core: str) -> Target:
+    """The target whose compiler, clock and memory a core's table has: the first of it."""
+    return next(target for target in TARGETS if target.core == core)
+
+
+def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
+    """Cycles of every step, of the project of a plan in a folder (emitted there), with the
+    instruction set that its target is planned for.
+    """
+    target, name = plan.target, plan.name
+    shape = plan.model.graph.shapes[plan.model.graph.input]
+    source, program, plugin = (folder / f for f in ("bench.c", "bench", "count_blocks.so"))
+    source.write_text(
+        _MAIN.format(
+            name=name, arena=plan.arena_bytes, inputs=shape[0] * shape[1] * shape[2],
+            outputs=plan.outputs, isa=target.planned_for,
+        )
+        + (_START if target.bare else "")
+    )  # fmt: skip
+    blob = folder / "weights" / f"{name}.bin"
+    run(
+        f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), f"-I{folder}/include",
+        f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
+        folder / f"src/{name}.c", folder / f"src/{name}_weights.c",
+        "-nostartfiles" if target.bare else "-static", "-lm", "-o", program,
+    )  # fmt: skip
+    run("cc", "-O2", "-shared", "-fPIC", HERE / "count_blocks.c", "-o", plugin)
+    symbols = run(f"{target.cross}nm", program).splitlines()
+    mark = next(line.split()[0] for line in symbols if line.endswith(" T mark"))
+    counts = folder / "counts"
+    run(
+        "qemu-aarch64" if target.bits == 64 else "qemu-arm", "-cpu", "max",
+        "-plugin", f"{plugin},mark=0x{mark},out={counts}", program,
+    )  # fmt: skip
+    code = parse_disassembly(
+        run(
+            "llvm-objdump", "-d", "--no-show-raw-insn", "--no-leading-headers",
+            "--mattr=+dotprod" if target.bits == 64 else "--mattr=", program,
+        )
+    )  # fmt: skip
+    stretches = parse_counts(counts.read_text(), sorted(code))[1:]
+    total: dict[int, int] = {}
+    for stretch in stretches:
+        for address, count in stretch.items():
+            total[address] = total.get(address, 0) + count
+    blocks = find_blocks(code, total)
+    return cycles_of(blocks, block_costs(core, blocks), stretches)
+
+
+def model(core: str, family: Family) -> dict[Key, Parts]:
+    """Nanoseconds of one family on a core."""
+    began = time.perf_counter()
+    target = reference(core)
+    assert target.planned_for is not None and target.mhz is not None
+    target = replace(target, isas=("generic", target.planned_for))
+    graph = tune._network()
+    quantized = tune._quantized(graph)
+    plan = make_plan(
+        quantized, name="kernels", target=target,
+        families=dict.fromkeys(quantized.decomposed.layers, family),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
+        emit_sources(plan, Path(folder))
+        cycles = step_cycles(plan, Path(folder), CORES[core])
+    times = {
+        step.layer: count * 1e3 / target.mhz
+        for step, count in zip(plan.steps, cycles, strict=True)
+    }
+    costs = tune._costs(graph, family, target.planned_for, times)
+    if target.memory_mbs is not None:  # a dense layer's planes are read from memory
+        for (f, kind, bases, bits), parts in costs.items():
+            if kind == "dense":
+                floor = bases / 8 / target.memory_mbs * 1e3
+                costs[f, kind, bases, bits] = (max(parts[0], floor),)
+    print(f"{core} {family}: {time.perf_counter() - began:.0f} s", flush=True)
+    return costs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cores", nargs="*", default=list(CORES), metavar="CORE")
+    parser.add_argument("-j", type=int, default=2, help="how many at a time")
+    parser.add_argument("-o", type=Path, default=TABLES, help="folder of the tables")
+    options = parser.parse_args()
+    with ThreadPoolExecutor(options.j) as pool:
+        jobs = {
+            core: [pool.submit(model, core, family) for family in FAMILIES]
+            for core in options.cores
+        }
+        for core, parts in jobs.items():
+            ns: dict[Key, Parts] = {}
+            for part in parts:
+                ns |= part.result()
+            target = reference(core)
+            assert target.planned_for is not None
+            text = write_cost_table(
+                target.planned_for, f"{core}, modelled", ns, modelled_mhz=target.mhz
+            )
+            (options.o / f"{core}.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
