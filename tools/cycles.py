@@ -82,9 +82,8 @@ def _target(instruction: str) -> int | None:
 
 def is_branch(instruction: str) -> bool:
     name, _, operands = instruction.partition(" ")
-    return _BRANCH.fullmatch(name) is not None or (
-        operands.startswith(("pc,", "{")) and "pc" in operands and not name.startswith(("st", "pu"))
-    )
+    loaded = "{" in operands and "pc" in operands and not name.startswith(("st", "push"))
+    return loaded or operands.startswith("pc,") or _BRANCH.fullmatch(name) is not None
 
 
 def find_blocks(code: Mapping[int, str], total: Counts) -> list[Block]:
@@ -123,15 +122,32 @@ def _plain(instruction: str) -> str:
     name, _, operands = instruction.partition(" ")
     if _target(instruction) is not None:
         operands = operands.rpartition("0x")[0] + "here"
-    if name.startswith(("bl", "blx")) and not name.startswith(("ble", "blt", "blo", "bls")):
+    if name.startswith("bl") and name.partition(".")[0] not in ("ble", "blt", "blo", "bls"):
         name = "b" + name[2:] if operands == "here" else "br" if name == "blr" else "bx"
     return f"{name} {operands}".strip()
+
+
+def _unconditional(instructions: Iterable[str]) -> list[str]:
+    """Without Thumb's `it`, which not every model knows: what it makes conditional always runs."""
+    plain, left = [], 0
+    for instruction in instructions:
+        name, blank, operands = instruction.partition(" ")
+        if re.fullmatch(r"it[te]{0,3}", name):
+            plain.append("nop")
+            left = len(name) - 1
+            continue
+        if left > 0:
+            name = re.sub(r"(eq|ne|[ch]s|[cl]o|mi|pl|v[sc]|hi|l[se]|g[et]|lt)(?=\.|$)", "", name)
+            left -= 1
+        plain.append(f"{name}{blank}{operands}")
+    return plain
 
 
 def mca_input(blocks: Sequence[Block], comment: str) -> str:
     lines = ["here:"]
     for index, block in enumerate(blocks):
-        lines += [f"{comment} LLVM-MCA-BEGIN {index}", *map(_plain, block.instructions)]
+        plain = _unconditional(map(_plain, block.instructions))
+        lines += [f"{comment} LLVM-MCA-BEGIN {index}", *plain]
         lines += [f"{comment} LLVM-MCA-END {index}"]
     return "\n".join(lines) + "\n"
 
@@ -150,7 +166,7 @@ def block_costs(core: Core, blocks: Sequence[Block]) -> list[float]:
     """Cycles of each block on the core."""
     if core.weigh is not None:
         return [sum(map(core.weigh, block.instructions)) for block in blocks]
-    text = mca_input(blocks, "//" if core.triple.startswith("aarch64") else "@")
+    text = mca_input(blocks, "#" if core.triple.startswith("aarch64") else "@")
     command = [
         "llvm-mca", f"-mtriple={core.triple}", f"-mcpu={core.cpu}", f"-mattr={core.attributes}",
         f"-iterations={ITERATIONS}", "-instruction-info=0", "-resource-pressure=0", "-",
@@ -160,8 +176,7 @@ def block_costs(core: Core, blocks: Sequence[Block]) -> list[float]:
         raise RuntimeError(done.stderr)
     found = parse_mca(done.stdout)
     return [
-        found[index][0 if block.loops or core.in_order else 1]
-        for index, block in enumerate(blocks)
+        found[index][0 if block.loops or core.in_order else 1] for index, block in enumerate(blocks)
     ]
 
 

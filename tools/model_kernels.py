@@ -20,13 +20,17 @@ from pathlib import Path
 
 from cycles import CORES, Core, block_costs, cycles_of, find_blocks, parse_counts, parse_disassembly
 
+import numpy as np
+from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.costs import Key, Parts, write_cost_table
 from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import TARGETS, Target
 from bdcc.host import tune
+from bdcc.ir.graph import Conv, macs, make_graph
 
+FILTERS = 64  # of the float convolution
 HERE = Path(__file__).resolve().parent
 TABLES = HERE.parent / "compiler/bdcc/codegen/cost_tables"
 
@@ -86,8 +90,10 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
         + (_START if target.bare else "")
     )  # fmt: skip
     blob = folder / "weights" / f"{name}.bin"
+    # Debian's compiler for ARMv6 calls functions for floats unless told otherwise; boards' do not.
+    floats = ["-mfloat-abi=softfp"] if target.cross == "arm-linux-gnueabi-" else []
     run(
-        f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), f"-I{folder}/include",
+        f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), *floats, f"-I{folder}/include",
         f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
         folder / f"src/{name}.c", folder / f"src/{name}_weights.c",
         "-nostartfiles" if target.bare else "-static", "-lm", "-o", program,
@@ -103,7 +109,7 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     code = parse_disassembly(
         run(
             "llvm-objdump", "-d", "--no-show-raw-insn", "--no-leading-headers",
-            "--mattr=+dotprod" if target.bits == 64 else "--mattr=", program,
+            f"--mcpu={target.core}", program,
         )
     )  # fmt: skip
     stretches = parse_counts(counts.read_text(), sorted(code))[1:]
@@ -131,8 +137,7 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
         emit_sources(plan, Path(folder))
         cycles = step_cycles(plan, Path(folder), CORES[core])
     times = {
-        step.layer: count * 1e3 / target.mhz
-        for step, count in zip(plan.steps, cycles, strict=True)
+        step.layer: count * 1e3 / target.mhz for step, count in zip(plan.steps, cycles, strict=True)
     }
     costs = tune._costs(graph, family, target.planned_for, times)
     if target.memory_mbs is not None:  # a dense layer's planes are read from memory
@@ -144,12 +149,36 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
     return costs
 
 
+def float_rate(core: str) -> float:
+    """Multiply-accumulates of a float convolution in a cycle."""
+    target = reference(core)
+    weight = np.ones((FILTERS, FILTERS, 3, 3), np.float32)
+    node = Conv(
+        name="conv", input="x", output="y", weight=weight, bias=weight[:, 0, 0, 0], pads=(1,) * 4
+    )
+    graph = make_graph(
+        name="floats", input_name="x", input_shape=(FILTERS, 13, 13), output="y", nodes=[node]
+    )
+    quantized = QuantizedModel(decomposed=DecomposedModel(graph=graph, layers={}), tensors={})
+    target = replace(target, isas=("generic", str(target.planned_for)))
+    plan = make_plan(quantized, name="floats", target=target, families={})
+    with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
+        emit_sources(plan, Path(folder))
+        cycles = step_cycles(plan, Path(folder), CORES[core])
+    return macs(node, graph.shapes) / cycles[[step.layer for step in plan.steps].index("conv")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cores", nargs="*", default=list(CORES), metavar="CORE")
     parser.add_argument("-j", type=int, default=2, help="how many at a time")
     parser.add_argument("-o", type=Path, default=TABLES, help="folder of the tables")
+    parser.add_argument("--float", action="store_true", help="print the rates of float layers only")
     options = parser.parse_args()
+    if options.float:
+        for core in options.cores:
+            print(f"{core}: {float_rate(core):.2f} MAC/cycle in float", flush=True)
+        return
     with ThreadPoolExecutor(options.j) as pool:
         jobs = {
             core: [pool.submit(model, core, family) for family in FAMILIES]

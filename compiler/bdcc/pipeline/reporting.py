@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Literal
 
 import bdcc
 from bdcc.approx.decompose import weight_error
+from bdcc.codegen.boards import estimate_boards
 from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.codegen.targets import Target, changes_of
@@ -70,6 +71,10 @@ def make_report(
             *_unknown_footprint(plan.target, footprint),
         ),
         layers=_layer_rows(plan, choice, kernels),
+        boards=tuple(
+            asdict(board)
+            for board in estimate_boards(plan, cost_table=cost_table, code_bytes=code_bytes)
+        ),
         cost_table={
             "isa": cost_table.isa,
             "machine": cost_table.machine,

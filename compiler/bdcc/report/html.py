@@ -84,6 +84,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _rows([(name, value) for name, value in facts]),
         _layers(report["layers"]),
         svg_figure(lambda figure: _draw_bits(figure, report["layers"])),
+        *(["<h2>Boards (estimates)</h2>", _boards(report["boards"])] if report["boards"] else []),
     ]
     search = report["search"]
     if search["table"] is not None:
@@ -119,6 +120,23 @@ def _layers(layers: list[Mapping[str, Any]]) -> str:
             many(row["macs"]),
             size(row["weight_bytes"]),
             "-" if error is None else f"{error:.2%}",
+        )
+        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _boards(boards: list[Mapping[str, Any]]) -> str:
+    names = ("target", "core", "MHz", "ms, one thread", "costs", "memory")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = ""
+    for board in boards:
+        cells = (
+            board["target"],
+            board["core"],
+            str(board["clock_mhz"]),
+            f"{board['ms']:.4g}",
+            "modelled" if board["modelled"] else "measured",
+            "fits" if board["fits"] else "too small",
         )
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return f"<table><tr>{head}</tr>{body}</table>"

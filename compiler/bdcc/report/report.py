@@ -138,7 +138,8 @@ class Report:
     bare metal, weights and code, arena and handle and stack, the stack of it. target_changes: the
     fields in which a target of the user's differs from `target`, by name. target, options,
     cost_table (which one: instruction set, machine, SHA-256, source: shipped, measured or a file),
-    preprocess, search: JSON values.
+    preprocess, search, boards (what the project would take on each: bdcc/codegen/boards.py): JSON
+    values.
     """
 
     bdcc_version: str
@@ -155,6 +156,7 @@ class Report:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     layers: tuple[LayerRow, ...]
+    boards: tuple[Mapping[str, Any], ...] = ()
     judge: str
     metric: str
     decomposed: float
@@ -191,6 +193,7 @@ class Report:
             "warnings": list(self.warnings),
             "notes": list(self.notes),
             "layers": [asdict(layer) for layer in self.layers],
+            "boards": [dict(board) for board in self.boards],
             "accuracy": {
                 "judge": self.judge,
                 "metric": self.metric,

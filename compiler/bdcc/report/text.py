@@ -147,6 +147,11 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         rows.append(("flash", f"{size(sizes['flash_bytes'])}: weights, code and constants"))
         stack = size(sizes["stack_bytes"])
         rows.append(("RAM", f"{size(sizes['ram_bytes'])}: arena, handle and {stack} of stack"))
+    rows += [
+        (f"on {board['target']}", board_text(board))
+        for board in report["boards"]
+        if board["target"] == report["target"]
+    ]
     if bench := timings.get("bench"):
         rows.append(
             ("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, this machine)")
@@ -160,6 +165,16 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     rows.append(("next", f"make -C {project}   bdcc verify {project}   bdcc run {project} PICTURE"))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in rows)
+
+
+def board_text(board: Mapping[str, Any]) -> str:
+    """What a project would take there, and whether it fits."""
+    how = ", modelled" if board["modelled"] else ""
+    fits = "fits its memory" if board["fits"] else "DOES NOT FIT its memory"
+    return (
+        f"about {board['ms']:.4g} ms (one thread of a {board['core']} at {board['clock_mhz']} MHz"
+        f"{how}); {fits}"
+    )
 
 
 def _drop(part: Mapping[str, Any]) -> str:
