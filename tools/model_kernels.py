@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from cycles import CORES, Core, block_costs, cycles_of, find_blocks, parse_counts, parse_disassembly
 
-import numpy as np
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.costs import Key, Parts, write_cost_table
@@ -125,7 +125,8 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
     """Nanoseconds of one family on a core."""
     began = time.perf_counter()
     target = reference(core)
-    assert target.planned_for is not None and target.mhz is not None
+    assert target.planned_for is not None
+    assert target.mhz is not None
     target = replace(target, isas=("generic", target.planned_for))
     graph = tune._network()
     quantized = tune._quantized(graph)

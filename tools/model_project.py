@@ -4,9 +4,9 @@ emitted anew for the target, run under QEMU and its basic blocks weighed (cycles
 
     python tools/model_project.py OUT --target rpi4
 
-OUT: a project of `bdcc compile`, for any target; its bases and bits are kept, its kernels are chosen
-anew by the target's table. Beside it: a float and an int8 network that do no more than multiply, at
-the rates that a core can reach.
+OUT: a project of `bdcc compile`, for any target; its bases and bits are kept, its kernels are
+chosen anew by the target's table. Beside it: a float and an int8 network that do no more than
+multiply, at the rates that the core can reach at most.
 """
 
 from __future__ import annotations

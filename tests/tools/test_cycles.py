@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Cycles from counted basic blocks (tools/cycles.py): listings, counts, blocks and what they weigh."""
+"""Cycles from counted basic blocks (tools/cycles.py)."""
 
 from __future__ import annotations
 
