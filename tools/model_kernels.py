@@ -52,7 +52,7 @@ __attribute__((noinline)) void mark(void) {{ __asm__ volatile("" ::: "memory"); 
 int main(void);
 int main(void) {{
     {name}_t model;
-    int bad = {name}_init_isa(&model, 0, 0, "{isa}");
+    int bad = {name}_init_isa(&model, 0, 0, "generic");
     for (int i = 0; i < {name}_step_count() && !bad; i++) {{
         mark();
         bad = {name}_run_steps(&model, arena, sizeof arena, input, output, i, i + 1);
@@ -75,17 +75,21 @@ def reference(core: str) -> Target:
     return next(target for target in TARGETS if target.core == core)
 
 
+def one_isa(target: Target) -> Target:
+    """With the instruction set that it is planned for alone."""
+    return replace(target, isas=(str(target.planned_for),))
+
+
 def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
-    """Cycles of every step, of the project of a plan in a folder (emitted there), with the
-    instruction set that its target is planned for.
-    """
+    """Cycles of every step of a plan for a target of `one_isa`. folder: empty."""
+    emit_sources(plan, folder)
     target, name = plan.target, plan.name
     shape = plan.model.graph.shapes[plan.model.graph.input]
     source, program, plugin = (folder / f for f in ("bench.c", "bench", "count_blocks.so"))
     source.write_text(
         _MAIN.format(
             name=name, arena=plan.arena_bytes, inputs=shape[0] * shape[1] * shape[2],
-            outputs=plan.outputs, isa=target.planned_for,
+            outputs=plan.outputs,
         )
         + (_START if target.bare else "")
     )  # fmt: skip
@@ -94,7 +98,8 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     floats = ["-mfloat-abi=softfp"] if target.cross == "arm-linux-gnueabi-" else []
     run(
         f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), *floats, f"-I{folder}/include",
-        f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
+        # What a project falls back to is the only thing that this one has.
+        f"-Dsteps__generic=steps__{target.planned_for}", f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
         folder / f"src/{name}.c", folder / f"src/{name}_weights.c",
         "-nostartfiles" if target.bare else "-static", "-lm", "-o", program,
     )  # fmt: skip
@@ -124,10 +129,8 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
 def model(core: str, family: Family) -> dict[Key, Parts]:
     """Nanoseconds of one family on a core."""
     began = time.perf_counter()
-    target = reference(core)
-    assert target.planned_for is not None
+    target = one_isa(reference(core))
     assert target.mhz is not None
-    target = replace(target, isas=("generic", target.planned_for))
     graph = tune._network()
     quantized = tune._quantized(graph)
     plan = make_plan(
@@ -135,12 +138,11 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
         families=dict.fromkeys(quantized.decomposed.layers, family),
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
-        emit_sources(plan, Path(folder))
         cycles = step_cycles(plan, Path(folder), CORES[core])
     times = {
         step.layer: count * 1e3 / target.mhz for step, count in zip(plan.steps, cycles, strict=True)
     }
-    costs = tune._costs(graph, family, target.planned_for, times)
+    costs = tune._costs(graph, family, target.isas[0], times)
     if target.memory_mbs is not None:  # a dense layer's planes are read from memory
         for (f, kind, bases, bits), parts in costs.items():
             if kind == "dense":
@@ -152,7 +154,6 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
 
 def float_rate(core: str) -> float:
     """Multiply-accumulates of a float convolution in a cycle."""
-    target = reference(core)
     weight = np.ones((FILTERS, FILTERS, 3, 3), np.float32)
     node = Conv(
         name="conv", input="x", output="y", weight=weight, bias=weight[:, 0, 0, 0], pads=(1,) * 4
@@ -161,10 +162,8 @@ def float_rate(core: str) -> float:
         name="floats", input_name="x", input_shape=(FILTERS, 13, 13), output="y", nodes=[node]
     )
     quantized = QuantizedModel(decomposed=DecomposedModel(graph=graph, layers={}), tensors={})
-    target = replace(target, isas=("generic", str(target.planned_for)))
-    plan = make_plan(quantized, name="floats", target=target, families={})
+    plan = make_plan(quantized, name="floats", target=one_isa(reference(core)), families={})
     with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
-        emit_sources(plan, Path(folder))
         cycles = step_cycles(plan, Path(folder), CORES[core])
     return macs(node, graph.shapes) / cycles[[step.layer for step in plan.steps].index("conv")]
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from cycles import CORES
-from model_kernels import step_cycles
+from model_kernels import one_isa, step_cycles
 
 from bdcc.approx.model import load_oracle
 from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.costs import choose_kernels, read_cost_table, shipped_cost_table
-from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import find_target
 from bdcc.ir.graph import Conv, macs
@@ -53,11 +51,10 @@ def main() -> None:
         model, costs, family=None if options.kernel == "auto" else options.kernel
     )
     plan = make_plan(
-        model, name="modelled", target=replace(target, isas=("generic", target.planned_for)),
+        model, name="modelled", target=one_isa(target),
         families={name: choice.family for name, choice in chosen.items()},
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
-        emit_sources(plan, Path(folder))
         cycles = step_cycles(plan, Path(folder), CORES[target.core])
     layers = {layer.name: layer for layer in graph.weight_layers}
     rows, conv_ms, conv_macs = [], 0.0, 0
