@@ -14,6 +14,7 @@ import argparse
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +24,19 @@ from cycles import CORES, Core, block_costs, cycles_of, find_blocks, parse_count
 
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
-from bdcc.codegen.costs import Key, Parts, write_cost_table
+from bdcc.codegen.costs import Key, Kind, Parts, work_of, write_cost_table
 from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import TARGETS, Target
 from bdcc.host import tune
-from bdcc.ir.graph import Conv, macs, make_graph
+from bdcc.ir.graph import Conv, Dense, Flatten, Graph, MaxPool, Node, macs, make_graph, output_shape
 
 FILTERS = 64  # of the float convolution
+INPUT = 32, 13, 13  # of the network of kernels
+SHAPES: dict[Kind, tuple[str, ...]] = {
+    "conv": ("conv_outputs", "conv_codes", "conv_products", "conv_weights"),
+    "dense": ("dense",),
+}
 HERE = Path(__file__).resolve().parent
 TABLES = HERE.parent / "compiler/bdcc/codegen/cost_tables"
 
@@ -99,7 +105,8 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     run(
         f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), *floats, f"-I{folder}/include",
         # What a project falls back to is the only thing that this one has.
-        f"-Dsteps__generic=steps__{target.planned_for}", f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
+        f"-Dsteps__generic=steps__{target.planned_for}", f"-I{folder}/src",
+        f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
         folder / f"src/{name}.c", folder / f"src/{name}_weights.c",
         "-nostartfiles" if target.bare else "-static", "-lm", "-o", program,
     )  # fmt: skip
@@ -126,12 +133,60 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     return cycles_of(blocks, block_costs(core, blocks), stretches)
 
 
+def network() -> Graph:
+    """Convolutions of four shapes, in which the four prices weigh differently, and dense layers,
+    all in a row: <kind><shape>_b<bases>q<bits>.
+    """
+    nodes: list[Node] = []
+    tensor, shape = "x", INPUT
+
+    def add(node: Node) -> None:
+        nonlocal tensor, shape
+        nodes.append(node)
+        tensor, shape = node.output, output_shape(node, shape)
+
+    def conv(name: str, filters: int, side: int) -> None:
+        weight = np.broadcast_to(np.float32(0), (filters, shape[0], side, side))
+        bias, pads = np.zeros(filters, np.float32), (side // 2,) * 4
+        add(Conv(name=name, input=tensor, output=f"{name}.y", weight=weight, bias=bias, pads=pads))
+
+    for bases, bits in tune.PAIRS:
+        conv(f"conv_outputs_b{bases}q{bits}", 128, 1)
+        conv(f"conv_codes_b{bases}q{bits}", INPUT[0], 1)
+    conv("conv_wider_b1q1", 128, 1)  # of no shape
+    for bases, bits in tune.PAIRS:
+        conv(f"conv_products_b{bases}q{bits}", 128, 3)
+    add(MaxPool(name="pool", input=tensor, output="small", kernel=(10, 10)))
+    for bases, bits in tune.PAIRS:
+        conv(f"conv_weights_b{bases}q{bits}", 128, 3)
+    add(Flatten(name="flat", input=tensor, output="flat.y"))
+    for bases, bits in tune.PAIRS:
+        name = f"dense_b{bases}q{bits}"
+        weight = np.broadcast_to(np.float32(0), (1024, shape[0]))
+        bias = np.zeros(1024, np.float32)
+        add(Dense(name=name, input=tensor, output=f"{name}.y", weight=weight, bias=bias))
+    return make_graph(name="kernels", input_name="x", input_shape=INPUT, output=tensor, nodes=nodes)
+
+
+def prices(graph: Graph, family: Family, isa: str, times: Mapping[str, float]) -> dict[Key, Parts]:
+    """The costs that fit the times of the layers best."""
+    layers = {layer.name: layer for layer in graph.weight_layers}
+    found: dict[Key, Parts] = {}
+    for bases, bits in tune.PAIRS:
+        for kind, shapes in SHAPES.items():
+            some = [layers[f"{shape}_b{bases}q{bits}"] for shape in shapes]
+            work = [work_of(one, graph, family=family, isa=isa, bits=bits) for one in some]
+            taken = [times[one.name] for one in some]
+            found[family, kind, bases, bits] = tune._fit(np.array(work), np.array(taken))
+    return found
+
+
 def model(core: str, family: Family) -> dict[Key, Parts]:
     """Nanoseconds of one family on a core."""
     began = time.perf_counter()
     target = one_isa(reference(core))
     assert target.mhz is not None
-    graph = tune._network()
+    graph = network()
     quantized = tune._quantized(graph)
     plan = make_plan(
         quantized, name="kernels", target=target,
@@ -142,7 +197,7 @@ def model(core: str, family: Family) -> dict[Key, Parts]:
     times = {
         step.layer: count * 1e3 / target.mhz for step, count in zip(plan.steps, cycles, strict=True)
     }
-    costs = tune._costs(graph, family, target.isas[0], times)
+    costs = prices(graph, family, target.isas[0], times)
     if target.memory_mbs is not None:  # a dense layer's planes are read from memory
         for (f, kind, bases, bits), parts in costs.items():
             if kind == "dense":

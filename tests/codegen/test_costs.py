@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (read.isa, read.machine, read.sha256) == ("avx2", shipped.machine, shipped.sha256)
 
 
+def test_a_modelled_table_says_so_and_has_the_price_of_an_output(tmp_path: Path) -> None:
+    shipped = shipped_cost_table("avx2")
+    assert not shipped.modelled
+    ns = {
+        key: (*parts[:3], 0.25) if key[1] == "conv" else parts for key, parts in shipped.ns.items()
+    }
+    file = tmp_path / "table.json"
+    file.write_text(write_cost_table("neon", "cortex-a72, modelled", ns, modelled_mhz=1500))
+    read = read_cost_table(file)
+    assert read.ns == ns
+    assert read.modelled
+    assert read.modelled_mhz == 1500
+    graph = alexnet_like()
+    conv = graph.weight_layers[0]
+    without = replace(read, ns=shipped.ns)
+    outputs = work_of(conv, graph, family="popcount", isa="neon", bits=3)[3]
+    assert read.predict("popcount", conv, graph, bases=2, bits=3) == pytest.approx(
+        without.predict("popcount", conv, graph, bases=2, bits=3) + outputs / 4
+    )
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -53,7 +75,9 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         lambda record: record.update(isa="mmx"),
         lambda record: record["ns"].pop("lut"),
         lambda record: record["ns"]["lut"]["conv"].pop(),
-        lambda record: record["ns"]["lut"]["conv"][3].append(1.0),
+        lambda record: record["ns"]["lut"]["conv"][3].extend([1.0, 1.0]),
+        lambda record: record["ns"]["lut"]["conv"][3].pop(),
+        lambda record: record.update(modelled=True),
         lambda record: record["ns"]["popcount"]["dense"][0].__setitem__(2, -1.0),
     ],
 )
@@ -88,7 +112,8 @@ def test_work_counts_what_the_kernels_round_up() -> None:
     first, *_, last = graph.weight_layers
     assert isinstance(first, Conv)
     pixels = graph.map_shape(first.output)[1] * graph.map_shape(first.output)[2]
-    products, weights, codes = work_of(first, graph, family="bytedot", isa="avx2", bits=8)
+    products, weights, codes, outputs = work_of(first, graph, family="bytedot", isa="avx2", bits=8)
+    assert outputs == pixels * 16
     assert (products, weights) == (pixels * 16 * 48, 16 * 48)  # 5 x 3 taps of 3 channels: 45
     assert codes == pixels * 48
     assert work_of(first, graph, family="popcount", isa="avx2", bits=1)[1] == 16 * 64

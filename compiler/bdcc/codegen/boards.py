@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bdcc.codegen.costs import CostTable, shipped_cost_table
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.codegen.targets import TARGETS, Target
-from bdcc.ir.graph import macs
+from bdcc.ir.graph import Conv, macs
 
-# Multiply-accumulates of float layers in a cycle of each core, as tools/model_kernels.py has them.
+# Multiply-accumulates of float convolutions in a cycle of each core: tools/model_kernels.py --float
 FLOAT_MACS = {
-    "arm1176jzf-s": 0.3,
-    "cortex-a7": 1.0,
-    "cortex-a53": 1.5,
-    "cortex-a72": 3.0,
-    "cortex-a76": 3.0,
-    "cortex-m4": 0.3,
-    "cortex-m7": 0.5,
+    "arm1176jzf-s": 0.15,
+    "cortex-a7": 0.15,
+    "cortex-a53": 0.94,
+    "cortex-a72": 1.7,
+    "cortex-a76": 1.6,
+    "cortex-m4": 0.13,
+    "cortex-m7": 0.16,
 }
 
 
@@ -75,7 +76,12 @@ def _milliseconds(
     for layer in graph.weight_layers:
         one = model.decomposed.layers.get(layer.name)
         if one is None:
-            us += macs(layer, graph.shapes) / FLOAT_MACS[core] / mhz
+            count = macs(layer, graph.shapes)
+            us += max(
+                count / FLOAT_MACS[core] / mhz,
+                # A dense layer's weights are read from memory, 4 bytes each.
+                0 if isinstance(layer, Conv) else 4 * count / (target.memory_mbs or math.inf),
+            )
         else:
             bits = model.tensors[layer.input].bits
             ns = table.predict(families[layer.name], layer, graph, bases=one.bases, bits=bits)

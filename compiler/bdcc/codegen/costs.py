@@ -3,7 +3,8 @@
 
 A table has, for one instruction set and each family and (bases, bits), the nanoseconds of
 - a convolution: per product (output pixel x filter x position), per weight that is read and
-  unpacked, per code that is laid out for the kernels;
+  unpacked, per code that is laid out for the kernels, and, if it was modelled, per output (which
+  measured tables have among the codes: a fourth price is too much for what can be measured);
 - a dense layer: per weight.
 `bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was
 held to each instruction set, and what tools/model_kernels.py modelled of ARM cores.
@@ -38,9 +39,8 @@ Source = Literal["shipped", "measured", "file"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTable:
-    """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight and
-    code of a convolution, per weight of a dense layer; sha256: of the file it was read from;
-    source: shipped with bdcc, measured here and found in the cache, or a file that was named;
+    """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight,
+    code and output of a convolution, per weight of a dense layer; sha256: of its file; source: shipped with bdcc, measured here and found in the cache, or a file that was named;
     modelled_mhz: None, or the clock of a core that was modelled instead of measured.
     """
 
@@ -143,7 +143,8 @@ def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str, bits:
     if family == "popcount":
         rows, words = run_shape((inputs, *layer.kernel), form)
         positions = rows * words * 64
-    return float(pixels * filters * positions), float(filters * positions), float(codes)
+    counts = pixels * filters * positions, filters * positions, codes, pixels * filters
+    return tuple(map(float, counts))
 
 
 def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
@@ -170,8 +171,10 @@ def _parse(data: bytes, source: Source) -> CostTable:
         raise ValueError("another schema")
     ns: dict[Key, Parts] = {}
     for family in FAMILIES:
-        for kind, count in (("conv", 3), ("dense", 1)):
+        for kind, count in (("conv", 4), ("dense", 1)):
             for bases, bits, *parts in record["ns"][family][kind]:
+                if kind == "conv" and len(parts) == count - 1:
+                    parts.append(0.0)
                 if len(parts) != count or not all(0 <= part < 1e6 for part in parts):
                     raise ValueError("not a cost")
                 ns[family, cast(Kind, kind), int(bases), int(bits)] = tuple(map(float, parts))
@@ -190,11 +193,14 @@ def _parse(data: bytes, source: Source) -> CostTable:
 def write_cost_table(
     isa: str, machine: str, ns: Mapping[Key, Parts], *, modelled_mhz: int | None = None
 ) -> str:
-    """The text of a table, as `read_cost_table` takes it: numbers of 4 digits."""
+    """The text of a table, as `read_cost_table` takes it: numbers of 4 digits, and the price of an
+    output only where it was modelled.
+    """
+    prices = 4 if modelled_mhz is not None else 3
 
     def rows(family: Family, kind: Kind) -> list[str]:
         return [
-            json.dumps([b, q, *(float(f"{part:.4g}") for part in parts)])
+            json.dumps([b, q, *(float(f"{part:.4g}") for part in parts[:prices])])
             for (f, k, b, q), parts in sorted(ns.items())
             if (f, k) == (family, kind)
         ]

@@ -175,7 +175,7 @@ def _costs(graph: Graph, family: Family, isa: str, times: dict[str, float]) -> d
     return {
         (family, kind, bases, bits): _fit(
             np.array(
-                [work_of(layer, graph, family=family, isa=isa, bits=bits) for layer in layers]
+                [work_of(layer, graph, family=family, isa=isa, bits=bits)[:3] for layer in layers]
             ),
             np.array([times[layer.name] for layer in layers]),
         )
