@@ -12,6 +12,7 @@ ACCUMULATORS = 24  # of 32 vector registers; the rest hold weights, activations 
 MAX_TILE = 4  # pixels; more does not pay, the loads are hidden by then
 GROUP = 4  # positions (words) that one round of the adder network takes in
 EXTRA_LEVELS = 2  # of a counter above its planes: then at most one word leaves it in a round
+HALF_LEVELS = 3  # the same for words of 32 bits, of which a round takes in twice as many
 PREFETCH_BYTES = 8192  # 4 to 16 KB measured alike for weights that come from L3 or memory
 
 
@@ -52,13 +53,14 @@ class Counter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
     """One (bases, bits) pair. tile: pixels that AVX-512 computes together; passes: the bases whose
-    accumulators are in registers at the same time; limit: positions, see Counter; neon: tiles of
+    accumulators are in registers at the same time; limit, half_limit: positions, see Counter; neon: tiles of
     AArch64 and of AArch32, of one pixel and, if that is better, of several."""
 
     bases: int
     bits: int
     tile: int
     limit: int
+    half_limit: int
     passes: tuple[tuple[int, ...], ...]
     neon: dict[int, tuple[Tile, ...]]
 
@@ -73,20 +75,24 @@ def kernel_parameters(bases: int, bits: int) -> Kernel:
         bits=bits,
         tile=tile,
         limit=counter(bits).limit,
+        half_limit=half_counter(bits).limit,
         passes=passes,
         neon={dialect.width: tiles(bases, bits, dialect) for dialect in DIALECTS},
     )
 
 
-def adder_network(bits: int, positions: int) -> tuple[Adder, ...]:
-    """Adds `positions` words of each of `bits` planes to a counter of bits + EXTRA_LEVELS levels.
+def adder_network(
+    bits: int, positions: int, *, extra: int = EXTRA_LEVELS, by_plane: bool = False
+) -> tuple[Adder, ...]:
+    """Adds `positions` words of each of `bits` planes to a counter of bits + extra levels.
 
     A bit at level l is worth 2^l, so a word of plane q enters at level q: carries of one plane meet
     the words of the next, and one counter serves all planes. A full adder takes each two words that
     arrive at a level; what is left over at the end goes through a half adder, so that a round
-    leaves one word per level. What comes out at the top is counted.
+    leaves one word per level. What comes out at the top is counted. Plane by plane, few levels are
+    at work at a time, for machines with few registers.
     """
-    top = bits + EXTRA_LEVELS
+    top = bits + extra
     waiting: list[list[str]] = [[] for _ in range(top)]
     steps: list[Adder] = []
     names = (f"v{i}" for i in range(1000))
@@ -103,11 +109,11 @@ def adder_network(bits: int, positions: int) -> tuple[Adder, ...]:
             steps.append(Adder(kind="full", level=level, out=carry, a=a, b=b))
             enter(level + 1, carry)
 
-    for position in range(positions):
-        for plane in range(bits):
-            word = next(names)
-            steps.append(Adder(kind="product", out=word, position=position, plane=plane))
-            enter(plane, word)
+    words = [(position, plane) for position in range(positions) for plane in range(bits)]
+    for position, plane in sorted(words, key=lambda w: w[1]) if by_plane else words:
+        word = next(names)
+        steps.append(Adder(kind="product", out=word, position=position, plane=plane))
+        enter(plane, word)
     for level in range(top):
         for word in tuple(waiting[level]):
             waiting[level].clear()
@@ -119,12 +125,26 @@ def adder_network(bits: int, positions: int) -> tuple[Adder, ...]:
 
 def counter(bits: int) -> Counter:
     """The counter of the kernels with `bits` planes."""
-    many, single = adder_network(bits, GROUP), adder_network(bits, 1)
+    return _counter(adder_network(bits, GROUP), adder_network(bits, 1), bits, EXTRA_LEVELS)
+
+
+def half_counter(bits: int) -> Counter:
+    """The same with words of 32 bits, two to a position."""
+    many, single = (
+        adder_network(bits, 2 * positions, extra=HALF_LEVELS, by_plane=True)
+        for positions in (GROUP, 1)
+    )
+    return _counter(many, single, bits, HALF_LEVELS)
+
+
+def _counter(
+    many: tuple[Adder, ...], single: tuple[Adder, ...], bits: int, extra: int
+) -> Counter:
     per_round, per_single = (sum(s.kind == "count" for s in steps) for steps in (many, single))
     rounds = (255 // 8 - (GROUP - 1) * per_single) // per_round  # each adds at most 8 to a byte
     return Counter(
         bits=bits,
-        levels=bits + EXTRA_LEVELS,
+        levels=bits + extra,
         group=GROUP,
         limit=GROUP * rounds,
         many=many,
@@ -135,6 +155,7 @@ def counter(bits: int) -> Counter:
 def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
     """What templates/popcount.h.j2 is rendered with, for the (bases, bits) pairs of a model."""
     ordered = sorted(set(pairs))
+    every_bits = sorted({bits for _, bits in ordered})
     kernels = tuple(kernel_parameters(bases, bits) for bases, bits in ordered)
     shapes = {
         dialect: sorted(
@@ -144,7 +165,8 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
     }
     return {
         "kernels": kernels,
-        "counters": tuple(counter(bits) for bits in sorted({bits for _, bits in ordered})),
+        "counters": tuple(counter(bits) for bits in every_bits),
+        "half_counters": tuple(half_counter(bits) for bits in every_bits),
         "ahead": PREFETCH_BYTES,
         "neon_limit": LIMIT,
         "neon_loops": {

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 LIMIT = 31  # positions, each of which adds at most 8 to a byte
 MAX_PIXELS = 4
 SIXTEEN_BIT_PLANES = 7  # whose weighted counts of LIMIT positions fit 16 bits
-PASS_COST = 1.0  # in loads per position: filling the loop, widening the sums
+PASS_COST = 5  # in instructions per position: the ends of the loop, widening the sums
+WORTH = 0.97  # of a tile's cost: what a second one must come below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,7 @@ def parts(count: int, most: int) -> tuple[tuple[int, ...], ...]:
 
 
 def tiles(bases: int, bits: int, dialect: Dialect) -> tuple[Tile, ...]:
-    """The tiles that load least per product: of one pixel, and of several if that is better."""
+    """The tiles that cost least: of one pixel, and of several if that is better."""
 
     def tile(pixels: int, pairs: int, most_bases: int, most_planes: int) -> Tile:
         passes = tuple(
@@ -171,8 +172,11 @@ def tiles(bases: int, bits: int, dialect: Dialect) -> tuple[Tile, ...]:
         return Tile(pixels=pixels, pairs=pairs, passes=passes)
 
     def cost(tile: Tile) -> float:
-        loads = sum(len(p.shape.rows) + len(p.shape.columns) + PASS_COST for p in tile.passes)
-        return loads / (tile.pixels * tile.pairs)
+        instructions = 0
+        for shape in (p.shape for p in tile.passes):
+            rows, columns = len(shape.rows), len(shape.columns)
+            instructions += 3 * rows * columns + rows + columns + PASS_COST
+        return instructions / (tile.pixels * tile.pairs)
 
     def best(pixels: Iterable[int]) -> Tile:
         splits = itertools.product(
@@ -186,7 +190,7 @@ def tiles(bases: int, bits: int, dialect: Dialect) -> tuple[Tile, ...]:
         return min(fit, key=cost)
 
     one, several = best([1]), best(range(1, MAX_PIXELS + 1))
-    return (one,) if several.pixels == 1 else (one, several)
+    return (one, several) if cost(several) < WORTH * cost(one) else (one,)
 
 
 def loop(shape: Shape, dialect: Dialect) -> Loop:
