@@ -16,6 +16,7 @@ typedef struct {
     ptrdiff_t pixel_stride, row_stride, line_stride; /* bytes */
     int32_t cells; /* taps that are laid out at a time */
     int32_t flush; /* products that a pair of int16 sums holds; 0: not even two of them side by side */
+    int32_t offset, flush_signed; /* what makes the codes signed bytes: 0 or 128; flush of codes less that, 1 or more */
 } bdcc_view_t;
 
 /* The first code that an output pixel sees. */

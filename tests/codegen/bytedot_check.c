@@ -7,7 +7,7 @@
 #include "bytedot_kernels.h"
 
 typedef struct {
-    int32_t isa, bases, flush, weights, valid, x;
+    int32_t isa, bases, flush, offset, flush_signed, weights, valid, x;
     int32_t out_w, pixels, blocks, rows, words, taps, tap_bytes, pixel_stride, row_stride, line_stride;
 } case_t;
 
@@ -31,7 +31,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     const bdcc_view_t g = {
         .out_w = c->out_w, .pixels = c->pixels, .blocks = c->blocks, .rows = c->rows, .words = c->words,
         .taps = c->taps, .tap_bytes = c->tap_bytes, .pixel_stride = c->pixel_stride, .row_stride = c->row_stride,
-        .line_stride = c->line_stride, .flush = c->flush,
+        .line_stride = c->line_stride, .flush = c->flush, .offset = c->offset, .flush_signed = c->flush_signed,
     };
     uint64_t *weights = take(in, (size_t)c->weights * sizeof *weights);
     int32_t *coefficients = take(in, (size_t)(c->blocks * c->bases * 8) * sizeof *coefficients);
@@ -42,7 +42,7 @@ static void run(const case_t *c, FILE *in, FILE *out) {
     const int32_t few = c->pixels / 3;
     for (int32_t unit = 0; unit * BDCC_UNIT < c->blocks; unit++) {
         const int32_t blocks = bdcc_unit_blocks(&g, unit);
-        int8_t *expanded = room((size_t)c->rows * run_bytes * 8 * (size_t)blocks);
+        int8_t *expanded = room(((size_t)c->rows * run_bytes + sizeof(int32_t)) * 8 * (size_t)blocks);
         find(c->isa, c->bases)(&g, weights, coefficients, valid, unit, expanded);
         kernels[c->isa](&g, x, expanded, blocks, few, c->pixels - few, y + (size_t)few * row);
         kernels[c->isa](&g, x, expanded, blocks, 0, few, y);

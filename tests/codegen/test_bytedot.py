@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
-from bdcc.codegen.bytedot import UNIT, WIDE_BELOW, flush_interval, template_variables
+from bdcc.codegen.bytedot import (
+    UNIT,
+    WIDE_BELOW,
+    flush_interval,
+    signed_flush_interval,
+    signed_offset,
+    template_variables,
+)
 from bdcc.codegen.packing import LANES, pack_filters
 from bdcc.codegen.targets import ISAS
 from boards import CORES, Board
@@ -56,10 +63,16 @@ LAYERS = (
 def build(
     folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int], emulator: Sequence[str] = ()
 ) -> Program:
-    variables = template_variables(bases, wide=True)
+    variables = template_variables(bases, wide=True, offset=True)
     return programs.build(
         folder, cc, flags, emulator=emulator, kernels="bytedot", variables=variables, select=bases
     )
+
+
+def flushes(bits: int, largest: int) -> tuple[int, int, int]:
+    """bdcc_view_t's flush, offset and flush_signed."""
+    signed = signed_flush_interval(bits, largest)
+    return flush_interval(bits, largest), signed_offset(bits), signed
 
 
 def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
@@ -79,8 +92,8 @@ def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Ca
             for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
                 for isa in usable(program):
                     header = struct.pack(
-                        "<16i",
-                        ISAS.index(isa), bases, flush_interval(bits, largest),
+                        "<18i",
+                        ISAS.index(isa), bases, *flushes(bits, largest),
                         packed.weights[group].size, packed.valid.size, x.size,
                         out[1], out[0] * out[1], blocks, rows, words, view["taps"],
                         view["tap_bytes"], view["pixel_stride"], view["row_stride"],
@@ -159,7 +172,7 @@ def test_largest_sums(tmp_path: Path, tool: Callable[[str], str]) -> None:
             parts = (packed.weights, packed.coefficients, packed.valid, x)
             records = [
                 struct.pack(
-                    "<16i", ISAS.index(isa), bases, flush_interval(bits, cap), packed.weights.size,
+                    "<18i", ISAS.index(isa), bases, *flushes(bits, cap), packed.weights.size,
                     packed.valid.size, x.size, 7, 7, 1, 1, 4, 1, 256, 256, 0, 0,
                 )
                 + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)

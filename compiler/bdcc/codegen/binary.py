@@ -16,7 +16,13 @@ import numpy as np
 
 from bdcc.approx.model import Decomposition, TensorQuant
 from bdcc.codegen import lut
-from bdcc.codegen.bytedot import UNIT, expanded_bytes, flush_interval
+from bdcc.codegen.bytedot import (
+    UNIT,
+    expanded_bytes,
+    flush_interval,
+    signed_flush_interval,
+    signed_offset,
+)
 from bdcc.codegen.geometry import MapShape, largest_weight
 from bdcc.codegen.memory import ALIGNMENT, round_up
 from bdcc.codegen.packing import LANES, Packed
@@ -248,9 +254,14 @@ def _bytedot(
         whole = filled == k
         sums = {"sums": blocks * LANES * 4}
         return {"whole": whole, "filled": filled}, {"x": 0 if whole else filled}, sums
-    flush = flush_interval(quant.bits, largest_weight(decomposition))
+    largest = largest_weight(decomposition)
+    flush = flush_interval(quant.bits, largest)
     constants, x_bytes = _bytes(conv, packed, quant, source=source, output=output)
-    constants["view"] += (("flush", flush),)
+    constants["view"] += (
+        ("flush", flush),
+        ("offset", signed_offset(quant.bits)),
+        ("flush_signed", signed_flush_interval(quant.bits, largest)),
+    )
     constants |= {
         "flush": flush,
         "units": -(-blocks // UNIT),

@@ -120,14 +120,25 @@ def flush_interval(bits: int, largest: int) -> int:
     return int((2**15 - 1) // (2 * (2**bits - 1) * max(largest, 1)))
 
 
+def signed_offset(bits: int) -> int:
+    """What is taken off codes so that they are signed bytes."""
+    return 128 if bits == 8 else 0
+
+
+def signed_flush_interval(bits: int, largest: int) -> int:
+    """flush_interval of codes less their signed_offset: 1 or more, whatever the layer."""
+    top = max((1 << bits) - 1 - signed_offset(bits), signed_offset(bits))
+    return int((2**15 - 1) // (2 * top * max(largest, 1)))
+
+
 def expanded_bytes(rows: int, run_bytes: int) -> int:
-    """int8 weights of one unit."""
-    return rows * run_bytes * 8 * UNIT
+    """int8 weights of one unit, and the int32 sum of each filter's."""
+    return rows * run_bytes * 8 * UNIT + 4 * 8 * UNIT
 
 
-def template_variables(bases: Iterable[int], *, wide: bool) -> dict[str, Any]:
+def template_variables(bases: Iterable[int], *, wide: bool, offset: bool) -> dict[str, Any]:
     """What templates/bytedot.h.j2 is rendered with. wide: whether a layer's flush interval is
-    below WIDE_BELOW.
+    below WIDE_BELOW; offset: whether a layer has a signed_offset.
     """
     ordered = tuple(sorted(set(bases)))
     return {
@@ -135,6 +146,7 @@ def template_variables(bases: Iterable[int], *, wide: bool) -> dict[str, Any]:
         "expansions": tuple(expansion(count) for count in ordered),
         "tiles": TILINGS,
         "unit": UNIT,
+        "offset": offset,
         "wide": wide,
         "wide_below": WIDE_BELOW,
     }

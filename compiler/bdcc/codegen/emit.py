@@ -16,7 +16,7 @@ import numpy as np
 import bdcc
 from bdcc.approx.model import save_oracle
 from bdcc.codegen.binary import FAMILIES
-from bdcc.codegen.bytedot import WIDE_BELOW
+from bdcc.codegen.bytedot import WIDE_BELOW, signed_offset
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.bytedot_dense import template_variables as dense_variables
 from bdcc.codegen.checksum import checksum
@@ -225,6 +225,7 @@ def _kernels(plan: DeploymentPlan) -> dict[str, dict[str, Any]]:
         found["bytedot"] = bytedot_variables(
             {s.values["bases"] for s in convs},
             wide=any(s.values["flush"] < WIDE_BELOW for s in convs),
+            offset=any(signed_offset(s.values["bits"]) for s in convs),
         )
     if dense:
         found["bytedot_dense"] = dense_variables(pairs(dense))
