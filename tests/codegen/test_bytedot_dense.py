@@ -50,6 +50,24 @@ CASES = (
 )
 
 
+def random_cases(count: int, rng: np.random.Generator) -> list[Case]:
+    """Layers of any size that is quick under emulation."""
+    cases: list[Case] = []
+    for _ in range(count):
+        filters = int(rng.integers(1, 50))
+        first = int(rng.integers(0, -(-filters // 8)))
+        cases.append(
+            Case(
+                inputs=int(rng.integers(1, 1500)),
+                filters=filters,
+                first=first,
+                count=int(rng.integers(1, -(-filters // 8) - first + 1)),
+                largest=bool(rng.integers(0, 4) == 0),
+            )
+        )
+    return cases
+
+
 def build(
     folder: Path,
     cc: str,
@@ -153,8 +171,10 @@ def test_kernels_match_plain_product(
 def test_kernels_match_plain_product_on_boards(
     board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
+    """The corners, and random layers: 7 of every pair."""
     program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
     check(program, CORNERS, CASES)
+    check(program, CORNERS, random_cases(7, np.random.default_rng(11)))
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -170,5 +190,9 @@ def test_products_fit_16_bits(bases: int, bits: int) -> None:
     kernel = dense_parameters(bases, bits)
     top = 15 if kernel.split else (1 << bits) - 1
     assert 2 * top * COEFFICIENT_CAP[bases] * kernel.together * kernel.rounds <= 2**15 - 1
+    largest = ((1 << bits) - 1) * (COEFFICIENT_CAP[bases] + kernel.offset)
+    assert kernel.offset >= COEFFICIENT_CAP[bases]
+    assert kernel.products in (1, 2, 4, 8)
+    assert largest * kernel.products <= 2**16 - 1
     assert kernel.rounds == 1 or kernel.together == 4
     assert sum((table.bases for table in kernel.tables), ()) == tuple(range(bases))

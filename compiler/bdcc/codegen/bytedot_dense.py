@@ -13,8 +13,9 @@ from bdcc.codegen.popcount import PREFETCH_BYTES
 PLANES = 4  # of a table: 16 entries, which is what one byte shuffle looks up
 CHUNK = 512  # words of x that are put in order at a time: 32 KB on the stack, more than VGG needs
 INT16_MAX = 32767
+FEW_WORDS = 3  # of 64 k: simd32 saves about as many instructions as its tables of 256 pairs take
 UINT16_MAX = 65535
-PAIR = 16  # products of a filter in a lane of 16 bits, where NEON takes two words at a time
+WORD = 8  # products of a word that a lane of 16 bits gets on NEON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,11 @@ class Table:
         """Number of codes."""
         return 1 << len(self.bases)
 
+    @property
+    def pairs_of_codes(self) -> int:
+        """Number of pairs of codes, of two or of four bits."""
+        return 1 << 2 * self.width
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -83,7 +89,7 @@ class Dense:
 
     Where there is no four-way dot product, products are added in 16 bits: `together` of the four
     of a word, over `rounds` words. split: not even one pair fits; x goes by half bytes then.
-    NEON adds `products` of two words in 16 bits, of weights with `offset` added, none of which is
+    NEON adds `products` of a word in 16 bits, of weights with `offset` added, none of which is
     negative then.
     """
 
@@ -209,7 +215,7 @@ def dense_parameters(bases: int, bits: int) -> Dense:
     if split:
         fit = INT16_MAX // (2 * 15 * cap)
     every = range(bases)
-    products = min(PAIR, UINT16_MAX // (2 * top * cap))
+    products = min(WORD, UINT16_MAX // (2 * top * cap))
     return Dense(
         bases=bases,
         bits=bits,
@@ -244,4 +250,5 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "lacking": tuple(lacking(width) for width in (2, 4)),
         "chunk": CHUNK,
         "ahead": PREFETCH_BYTES,
+        "few": FEW_WORDS,
     }
