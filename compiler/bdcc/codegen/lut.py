@@ -27,7 +27,8 @@ SIMD32_TABLES = 4 * 256 * 4  # bytes: two pixels' of half a word
 PLAIN_PIXELS = 8  # output pixels at a time where there are no vectors, and so perhaps little RAM
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
-NEON_PIXELS, NEON_UNROLL = 6, 4  # at most, of a tile; steps at most that are written out
+NEON_PIXELS = 6  # of a tile, at most
+NEON_UNROLL = 4  # steps between two flushes that are written out, at most
 WIDE_ISA, WIDE_BITS = "avx512", 4  # where sums are of 32 bits, and from how many bits of a code on
 WIDE_FILTERS = 16  # that a register serves, with
 WIDE_INPUTS = 16  # codes per step: four tables of four
@@ -106,13 +107,14 @@ class Wide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neon:
-    """One (bases, bits) pair on NEON. tile, held, most: as of a Kernel; unroll: steps that are
-    written out; rounds: of so many, between two flushes."""
+    """One (bases, bits) pair on NEON. tile, most: as of a Kernel; tiles: pixels of each tile, and
+    whether its 16-bit sums are in registers; unroll: steps that are written out; rounds: of so
+    many, between two flushes."""
 
     bases: int
     table: Table
     tile: int
-    held: bool
+    tiles: tuple[tuple[int, bool], ...]
     unroll: int
     rounds: int
     most: int
@@ -179,17 +181,20 @@ def wide(bases: int, bits: int) -> Wide:
 def neon(bases: int, bits: int, registers: int) -> Neon:
     """The kernel for so many registers: 32 on AArch64, 16 on AArch32."""
     entries = table(NEON, bits)
-    if registers < 32:
-        accumulators, unroll = 8, 1
-    elif entries.flush > NEON_UNROLL:
-        accumulators, unroll = 8, 3  # which divides the flushes of up to three bits
-    else:  # all steps between two flushes, and room to order them
-        accumulators, unroll = 6, entries.flush
+    looped = entries.flush > NEON_UNROLL
+    if registers == 32:
+        accumulators, held = 8 if looped else 6, 8
+        unroll = 3 if looped else entries.flush  # 3 divides the flushes of up to three bits
+    else:
+        accumulators, held = 6 if looped else 4, 4
+        unroll = 1 if entries.flush > 2 else entries.flush
+    sums = bases * entries.parts
+    most = max(1, min(NEON_PIXELS, accumulators // sums))
     return Neon(
         bases=bases,
         table=entries,
-        tile=max(1, min(NEON_PIXELS, accumulators // (bases * entries.parts))),
-        held=registers == 32,
+        tile=most,
+        tiles=tuple((p, p == 1 or p * sums <= held) for p in sorted({1, most})),
         unroll=unroll,
         rounds=entries.flush // unroll,
         most=min(entries.limit, NEAR_BYTES // (bases * NEON.size)),
