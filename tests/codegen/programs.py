@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def build(
     return Program(path=program, emulator=tuple(emulator))
 
 
+@cache
 def usable(program: Program) -> tuple[str, ...]:
     """The instruction sets of its machine that the program was built for."""
     command = [*program.emulator, str(program.path)]

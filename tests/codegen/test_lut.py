@@ -5,7 +5,8 @@ plain integer product of codes and integer weights in NumPy."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from bdcc.codegen.targets import ISAS
 from boards import CORES, Board
 from codegen import programs
 from codegen.programs import Program, run, usable
-from codegen.test_popcount import Case, plain_product, random_layer
+from codegen.test_popcount import FORMS, Case, plain_product, random_layer
 
 CORNERS = ((1, 1), (1, 8), (7, 1), (7, 8), (4, 3), (3, 6), (3, 2), (2, 5), (1, 4))
 EVERY = tuple((bases, bits) for bases in range(1, 8) for bits in range(1, 9))
@@ -70,6 +71,30 @@ LAYERS = (
     Case(form="direct", channels=800, size=(5, 5), kernel=(3, 3), filters=24),  # several passes
     Case(form="direct", channels=8, size=(25, 26), kernel=(2, 2), filters=24),  # many pixels
 )  # fmt: skip
+
+
+RANDOM = 90  # layers of each board
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    """A small layer of any form and shape."""
+
+    def some(low: int, high: int) -> int:
+        return int(rng.integers(low, high + 1))
+
+    form = FORMS[some(0, 2)]
+    if form == "vector":
+        return Case(form=form, channels=some(1, 400), filters=some(1, 140))
+    groups = some(1, 3)
+    kernel = (some(1, 4), some(1, 4))
+    dilations = (some(1, 3), 1 if form == "direct" else some(1, 3))
+    reach = [(k - 1) * step + 1 for k, step in zip(kernel, dilations, strict=True)]
+    return Case(
+        form=form, channels=groups * some(1, 70), filters=groups * some(1, 70), groups=groups,
+        kernel=kernel, strides=(some(1, 3), some(1, 3)), dilations=dilations,
+        size=(reach[0] + some(0, 4), reach[1] + some(0, 12)),
+        pads=(some(0, 2), some(0, 2), some(0, 2), some(0, 2)), zero=some(0, 1),
+    )  # fmt: skip
 
 
 def build(
@@ -148,23 +173,23 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
-    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+def check(program: Program, layers: Iterable[tuple[tuple[int, int], Case]]) -> None:
+    """Run all layers, each of (bases, bits), on all instruction sets of this machine in one go and
+    compare every sum."""
     rng = np.random.default_rng(7)
     records, expected = [], []
-    for bases, bits in pairs:
-        for case in cases:
-            decomposition, codes = random_layer(case, bases, bits, rng)
-            plain = plain_product(case, decomposition, codes)
-            out = (plain.shape[1], plain.shape[2])
-            shape = (case.channels // case.groups, *case.kernel)
-            packed = pack_filters(decomposition, kernel=shape, groups=case.groups, form=case.form)
-            per_group = case.filters // case.groups
-            for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
-                part = plain[group * per_group : (group + 1) * per_group].reshape(per_group, -1)
-                for isa in usable(program):
-                    records.append(record(ISAS.index(isa), bits, packed, group, x, view, out))
-                    expected.append((f"b{bases}q{bits} {isa} {case}", unit_filters(isa), part))
+    for (bases, bits), case in layers:
+        decomposition, codes = random_layer(case, bases, bits, rng)
+        plain = plain_product(case, decomposition, codes)
+        out = (plain.shape[1], plain.shape[2])
+        shape = (case.channels // case.groups, *case.kernel)
+        packed = pack_filters(decomposition, kernel=shape, groups=case.groups, form=case.form)
+        per_group = case.filters // case.groups
+        for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
+            part = plain[group * per_group : (group + 1) * per_group].reshape(per_group, -1)
+            for isa in usable(program):
+                records.append(record(ISAS.index(isa), bits, packed, group, x, view, out))
+                expected.append((f"b{bases}q{bits} {isa} {case}", unit_filters(isa), part))
     sums = run(program, records)
     for name, unit, plain in expected:
         filters, pixels = plain.shape
@@ -194,15 +219,18 @@ def test_kernels_match_plain_product(
     tmp_path: Path,
     tool: Callable[[str], str],
 ) -> None:
-    check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, LAYERS)
+    check(build(tmp_path, tool(cc), flags.split(), pairs), product(pairs, LAYERS))
 
 
 @pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
 def test_kernels_match_plain_product_on_boards(
     board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
-    check(program, CORNERS, LAYERS)
+    rng = np.random.default_rng(list(board.cpu.encode()))
+    pairs = [*CORNERS[3:7], *(EVERY[i] for i in rng.choice(len(EVERY), 5, replace=False))]
+    program = build(tmp_path, board.compiler(tool), board.flags, pairs, board.emulator(tool))
+    random = [(pairs[i % len(pairs)], random_case(rng)) for i in range(RANDOM)]
+    check(program, [*product(pairs[:4], LAYERS), *random])
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -210,7 +238,7 @@ def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]
         Case(form="vector", channels=64 * 9 + 1, filters=9),
         Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1),
     )
-    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), EVERY, cases)
+    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), product(EVERY, cases))
 
 
 def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str]) -> None:
