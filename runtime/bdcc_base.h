@@ -3,10 +3,6 @@
 #ifndef BDCC_BASE_H
 #define BDCC_BASE_H
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
 #ifdef __FAST_MATH__
 #error "bdcc is exact: build without -ffast-math (and without -Ofast)"
 #endif
@@ -16,6 +12,10 @@
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "bdcc projects are little-endian: packed weights and bit planes are read as little-endian words"
 #endif
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
 /* A product is rounded before it is added, whatever the flags: no fused multiply-add. */
 #if defined(__clang__)

@@ -47,8 +47,8 @@ BDCC_INLINE void bdcc_lrn_pixel(const bdcc_lrn_t *g, const float *BDCC_RESTRICT 
     }
 }
 
-/* x float32 [pixels][channels]; y the same, not x, or NULL: codes then. */
-BDCC_INLINE void bdcc_lrn(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
+/* x float32 [pixels][channels]; y the same, not x; instead of it, codes if `coded`. */
+BDCC_INLINE void bdcc_lrn(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch, int coded,
                           float *BDCC_RESTRICT y, bdcc_quant_t q, uint8_t *BDCC_RESTRICT codes) {
     const size_t channels = (size_t)g->channels, pitch = channels + (size_t)g->size;
     float *pixel = scratch, *squares = scratch + channels;
@@ -63,8 +63,8 @@ BDCC_INLINE void bdcc_lrn(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, flo
         }
         for (size_t p = 0; p < pixels; ++p) {
             const size_t at = (first + p) * channels;
-            bdcc_lrn_pixel(g, x + at, squares + p * pitch, y ? y + at : pixel);
-            if (!y) bdcc_quantize(pixel, channels, q, codes + at);
+            bdcc_lrn_pixel(g, x + at, squares + p * pitch, coded ? pixel : y + at);
+            if (coded) bdcc_quantize(pixel, channels, q, codes + at);
         }
     }
 }
@@ -73,13 +73,13 @@ BDCC_INLINE void bdcc_lrn(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, flo
 BDCC_INLINE void bdcc_lrn_float(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
                                 float *BDCC_RESTRICT y) {
     const bdcc_quant_t none = { 0.0f, 0, 0 };
-    bdcc_lrn(g, x, scratch, y, none, NULL);
+    bdcc_lrn(g, x, scratch, 0, y, none, NULL);
 }
 
 /* The same, straight to codes. */
 BDCC_INLINE void bdcc_lrn_codes(const bdcc_lrn_t *g, const float *BDCC_RESTRICT x, float *BDCC_RESTRICT scratch,
                                 bdcc_quant_t q, uint8_t *BDCC_RESTRICT codes) {
-    bdcc_lrn(g, x, scratch, NULL, q, codes);
+    bdcc_lrn(g, x, scratch, 1, NULL, q, codes);
 }
 
 #endif

@@ -83,7 +83,7 @@ static int classify(void) {
     for (int i = 0; i < CLASSES && i < C(OUTPUT_N); ++i) {
         print("", (uint64_t)i + 1, ". ");
         board_print(M(label)(best[i]));
-        print("  ", (uint64_t)(100.0f * output[best[i]] + 0.5f), " %\n");
+        print("  ", (uint32_t)(100.0f * output[best[i]] + 0.5f), " %\n");
     }
     print("one picture: ", ticks, " ticks\n");
     return 0;

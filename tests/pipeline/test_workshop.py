@@ -103,3 +103,23 @@ def test_ram_does_not_change_kernels_that_were_told(tmp_path: Path) -> None:
     assert set(replace(told, ram_bytes=arena).plan(model).families.values()) == {"lut"}
     with pytest.raises(OptionError, match=f"{arena} bytes with --kernel lut, most in one; allowed"):
         replace(told, ram_bytes=arena - 1).plan(model)
+
+
+def test_code_and_stack_count(tmp_path: Path) -> None:
+    """To the byte; and what they leave of RAM decides between kernels."""
+    graph = two_layers()
+    names = [layer.name for layer in graph.weight_layers]
+    model = outline(graph, dict.fromkeys(names, 3), {"x": 4, "one_out": 4}, dynamic=False)
+    workshop = workshop_in(tmp_path)
+    roomy = workshop.plan(model)
+    flash = roomy.blob_bytes + 1000
+    replace(workshop, flash_bytes=flash, code_bytes=1000).plan(model)
+    said = f"{roomy.blob_bytes} bytes, most of them in two, and its code 1001; allowed are {flash}"
+    with pytest.raises(OptionError, match=said):
+        replace(workshop, flash_bytes=flash, code_bytes=1001).plan(model)
+    tight = replace(workshop, ram_bytes=roomy.arena_bytes + 99, stack_bytes=100)
+    assert replace(tight, stack_bytes=99).plan(model).families == roomy.families
+    plan = tight.plan(model)
+    assert plan.arena_bytes + 100 <= roomy.arena_bytes + 99
+    with pytest.raises(OptionError, match="and its stack and handle 100; allowed are"):
+        replace(tight, ram_bytes=plan.arena_bytes // 2).plan(model)

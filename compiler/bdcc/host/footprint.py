@@ -131,6 +131,7 @@ def _run(command: Sequence[str]) -> str:
     if done.returncode != 0:
         raise BuildError(
             f"{command[0]} does not build it for the target "
-            f"({first_error(done.stdout + done.stderr)})"
+            f"({first_error(done.stdout + done.stderr)})",
+            hint="On Debian its compiler is gcc-arm-none-eabi and libnewlib-arm-none-eabi",
         )
     return done.stdout

@@ -115,11 +115,6 @@ def compile_model(
         clock = Clock(cache=cache)
         with clock.stage("pictures"):
             material = gather(graph, options, preprocess=preprocess, cache=cache, progress=progress)
-        with clock.stage("float"):
-            search, holdout, warnings = judge(
-                graph, material, options, metric=metric, cache=cache, progress=progress
-            )
-            warnings = (*warnings, *warn_of_repeats(material))
         workshop = Workshop(
             folder=project.parent / "candidates",
             name=options.name or model.stem,
@@ -140,6 +135,14 @@ def compile_model(
             return outline(graph, bases, bits, dynamic=dynamic)
 
         workshop = workshop.counting(smallest(layers))
+        more_bits = (replace(layers, least_bits=bits) for bits in SEARCHED_BITS)
+        layers = next((one for one in more_bits if workshop.fits(smallest(one))), layers)
+        workshop.plan(smallest(layers))  # what cannot fit fails here
+        with clock.stage("float"):
+            search, holdout, warnings = judge(
+                graph, material, options, metric=metric, cache=cache, progress=progress
+            )
+            warnings = (*warnings, *warn_of_repeats(material))
 
         def measure(folder: Path, part: Judged) -> Arrays:
             return measure_built(
@@ -171,9 +174,6 @@ def compile_model(
             progress=progress,
             timed=lambda: clock.stage("decompose"),
         )
-        more_bits = (replace(layers, least_bits=bits) for bits in SEARCHED_BITS)
-        layers = next((one for one in more_bits if workshop.fits(smallest(one))), layers)
-        workshop.plan(smallest(layers))  # what cannot fit fails here
         with (
             clock.stage("search"),
             Evaluator(
