@@ -57,6 +57,7 @@ def example() -> Report:
         bdcc_version="0.1.0",
         fingerprint="00ff",
         target="host",
+        target_changes={},
         model_name="m.onnx",
         model_sha256="0" * 64,
         options={"seed": 0},

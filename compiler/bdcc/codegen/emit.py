@@ -33,7 +33,6 @@ from bdcc.codegen.popcount import template_variables as popcount_variables
 from bdcc.codegen.steps import Buffer, Step
 from bdcc.ir.graph import F32, op_name
 
-EMULATORS = {"aarch64": "qemu-aarch64", "arm": "qemu-arm"}  # QEMU's, by machine of a target
 ARRAY_LIMIT = 128 * 1024  # bytes of weights that still go into C text (about 2.6 characters a byte)
 
 
@@ -155,7 +154,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
     summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
     steps = [_step(plan, step, offsets) for step in plan.steps]
-    flags = plan.target.cflags.split()
+    flags, machine = plan.target.cflags.split(), plan.target.machine or ""
     words = np.frombuffer(blob, "<u8") if small else np.zeros(0, "<u8")
     return {
         "name": plan.name,
@@ -196,11 +195,11 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "target": plan.target.name,
         "cflags": " ".join(flag for flag in flags if flag.startswith("-O")),
         "cpu_flags": " ".join(flag for flag in flags if not flag.startswith("-O")),
-        "machine": plan.target.machine or "",
-        "arm32": plan.target.machine == "arm",
+        "machine": machine,
+        "arm32": machine == "arm",
         "armv6": plan.target.armv6,
         "cross": plan.target.cross,
-        "emulator": "" if plan.target.bare else EMULATORS.get(plan.target.machine or "", ""),
+        "emulator": f"qemu-{machine}" if plan.target.cross and not plan.target.bare else "",
         "portable": int(plan.target.portable),
     }
 
