@@ -22,6 +22,7 @@ _BRANCH = re.compile(
     r"(b|bl|blr|br|bx|blx|ret|cbn?z|tbn?z|tb[bh])(\.?(eq|ne|[ch]s|[cl]o|mi|pl|v[sc]|hi|l[se]|g[et]|lt|al))?(\.[nw])?"
 )
 ITERATIONS = 100
+LEAST = 1e-3  # of the instructions of a stretch, in a block that is worth weighing
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +181,31 @@ def block_costs(core: Core, blocks: Sequence[Block]) -> list[float]:
     ]
 
 
-def cycles_of(
-    blocks: Sequence[Block], costs: Sequence[float], stretches: Iterable[Counts]
-) -> list[float]:
-    """Cycles of each stretch."""
-    return [
-        sum(cost * counts.get(block.first, 0) for block, cost in zip(blocks, costs, strict=True))
-        for counts in stretches
+def cycles_of(core: Core, code: Mapping[int, str], stretches: Sequence[Counts]) -> list[float]:
+    """Cycles of each stretch. An instruction of a block that has too little part in any of them to
+    be weighed counts for a cycle.
+    """
+    total: dict[int, int] = {}
+    for counts in stretches:
+        for address, count in counts.items():
+            total[address] = total.get(address, 0) + count
+    blocks = {block.first: block for block in find_blocks(code, total)}
+    ran = [
+        {first: count * len(blocks[first].instructions) for first, count in counts.items()}
+        for counts in ({a: c for a, c in counts.items() if a in blocks} for counts in stretches)
     ]
+    heavy = {
+        first
+        for counts in ran
+        for first, count in counts.items()
+        if count > LEAST * sum(counts.values())
+    }
+    weighed = [blocks[first] for first in sorted(heavy)]
+    costs = {
+        block.first: cost / len(block.instructions)
+        for block, cost in zip(weighed, block_costs(core, weighed), strict=True)
+    }
+    return [sum(count * costs.get(first, 1.0) for first, count in counts.items()) for counts in ran]
 
 
 def _registers(operands: str) -> int:

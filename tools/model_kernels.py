@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from cycles import CORES, Core, block_costs, cycles_of, find_blocks, parse_counts, parse_disassembly
+from cycles import CORES, Core, cycles_of, parse_counts, parse_disassembly
 
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
@@ -125,12 +125,7 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
         )
     )  # fmt: skip
     stretches = parse_counts(counts.read_text(), sorted(code))[1:]
-    total: dict[int, int] = {}
-    for stretch in stretches:
-        for address, count in stretch.items():
-            total[address] = total.get(address, 0) + count
-    blocks = find_blocks(code, total)
-    return cycles_of(blocks, block_costs(core, blocks), stretches)
+    return cycles_of(core, code, stretches)
 
 
 def network() -> Graph:

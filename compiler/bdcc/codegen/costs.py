@@ -40,7 +40,8 @@ Source = Literal["shipped", "measured", "file"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTable:
     """isa: instruction set; machine: where it was measured; ns: nanoseconds per product, weight,
-    code and output of a convolution, per weight of a dense layer; sha256: of its file; source: shipped with bdcc, measured here and found in the cache, or a file that was named;
+    code and output of a convolution, per weight of a dense layer; sha256: of its file; source:
+    shipped with bdcc, measured here and found in the cache, or a file that was named;
     modelled_mhz: None, or the clock of a core that was modelled instead of measured.
     """
 
