@@ -4,6 +4,8 @@ under QEMU with its basic blocks counted, and each step takes the modelled cycle
 
     python tools/model_kernels.py                  all cores
     python tools/model_kernels.py cortex-a72       one of them
+    python tools/model_kernels.py --loops          products in a cycle, by the tables that there are
+    python tools/model_kernels.py --float          those of float convolutions
 
 Needs the cross compilers of the targets, qemu-user with plugins, llvm-mca and llvm-objdump.
 """
@@ -24,14 +26,29 @@ from cycles import CORES, Core, cycles_of, parse_counts, parse_disassembly
 
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
-from bdcc.codegen.costs import Key, Kind, Parts, work_of, write_cost_table
+from bdcc.codegen.costs import Key, Kind, Parts, read_cost_table, work_of, write_cost_table
 from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import TARGETS, Target
 from bdcc.host import tune
 from bdcc.ir.graph import Conv, Dense, Flatten, Graph, MaxPool, Node, macs, make_graph, output_shape
+from bdcc.report.text import table
 
 FILTERS = 64  # of the float convolution
+# Products in a cycle of loops that do nothing else, written by hand and weighed by the same models:
+# popcount, look-ups, and bytes by SMLAL, four steps at a time.
+BY_HAND = {
+    "cortex-a53": {
+        (2, 2): (8.6, 9.6, 6.1), (3, 2): (5.7, 6.7, 6.1), (3, 3): (3.8, 6.1, 6.1),
+        (4, 3): (2.9, 4.6, 6.1), (4, 4): (2.2, 4.0, 6.1), (6, 4): (1.4, 2.5, 5.8),
+        (6, 6): (1.0, 1.4, 4.9),
+    },
+    "cortex-a72": {
+        (2, 2): (20.8, 14.5, 8.0), (3, 2): (13.9, 9.7, 8.0), (3, 3): (9.3, 9.2, 8.0),
+        (4, 3): (6.9, 6.8, 8.0), (4, 4): (5.2, 6.3, 8.0), (6, 4): (3.5, 4.1, 8.0),
+        (6, 6): (2.3, 2.8, 8.0),
+    },
+}  # fmt: skip
 INPUT = 32, 13, 13  # of the network of kernels
 SHAPES: dict[Kind, tuple[str, ...]] = {
     "conv": ("conv_outputs", "conv_codes", "conv_products", "conv_weights"),
@@ -218,13 +235,34 @@ def float_rate(core: str) -> float:
     return macs(node, graph.shapes) / cycles[[step.layer for step in plan.steps].index("conv")]
 
 
+def loops(core: str, folder: Path) -> str:
+    """Products in a cycle of its convolutions by a table, its price of a product alone; beside it
+    how many times that is what a loop written by hand has.
+    """
+    costs = read_cost_table(folder / f"{core}.json")
+    ghz = (costs.modelled_mhz or 0) / 1e3
+    rows = []
+    for (bases, bits), by_hand in (BY_HAND.get(core) or BY_HAND["cortex-a72"]).items():
+        row = [f"{bases}, {bits}"]
+        for family, limit in zip(FAMILIES, by_hand, strict=True):
+            rate = 1 / (ghz * costs.ns[family, "conv", bases, bits][0])
+            share = f" ({rate / limit:.2f})" if core in BY_HAND else ""
+            row.append(f"{rate:.1f}{share}")
+        rows.append(row)
+    return table([f"{core}: B, Q", *FAMILIES], rows, left=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cores", nargs="*", default=list(CORES), metavar="CORE")
     parser.add_argument("-j", type=int, default=2, help="how many at a time")
     parser.add_argument("-o", type=Path, default=TABLES, help="folder of the tables")
     parser.add_argument("--float", action="store_true", help="print the rates of float layers only")
+    parser.add_argument("--loops", action="store_true", help="print what the tables say")
     options = parser.parse_args()
+    if options.loops:
+        print("\n\n".join(loops(core, options.o) for core in options.cores))
+        return
     if options.float:
         for core in options.cores:
             print(f"{core}: {float_rate(core):.2f} MAC/cycle in float", flush=True)
