@@ -53,8 +53,9 @@ class Counter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
     """One (bases, bits) pair. tile: pixels that AVX-512 computes together; passes: the bases whose
-    accumulators are in registers at the same time; limit, half_limit: positions, see Counter; neon: tiles of
-    AArch64 and of AArch32, of one pixel and, if that is better, of several."""
+    accumulators are in registers at the same time; limit, half_limit: positions, see Counter; neon:
+    tiles of AArch64 and of AArch32, of one pixel and, if that is better, of several.
+    """
 
     bases: int
     bits: int
@@ -137,9 +138,7 @@ def half_counter(bits: int) -> Counter:
     return _counter(many, single, bits, HALF_LEVELS)
 
 
-def _counter(
-    many: tuple[Adder, ...], single: tuple[Adder, ...], bits: int, extra: int
-) -> Counter:
+def _counter(many: tuple[Adder, ...], single: tuple[Adder, ...], bits: int, extra: int) -> Counter:
     per_round, per_single = (sum(s.kind == "count" for s in steps) for steps in (many, single))
     rounds = (255 // 8 - (GROUP - 1) * per_single) // per_round  # each adds at most 8 to a byte
     return Counter(

@@ -149,7 +149,8 @@ class Tile:
 def parts(count: int, most: int) -> tuple[tuple[int, ...], ...]:
     """0 .. count - 1 in as few parts of at most `most` as will do, as even as can be."""
     size, larger = divmod(count, -(-count // most))
-    found, first = [], 0
+    found: list[tuple[int, ...]] = []
+    first = 0
     while first < count:
         after = first + size + (len(found) < larger)
         found.append(tuple(range(first, after)))
