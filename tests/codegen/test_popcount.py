@@ -5,8 +5,9 @@ machine, against the plain integer product of codes and integer weights in NumPy
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.packing import Form, pack_filters
 from bdcc.codegen.popcount import adder_network, counter, kernel_parameters, template_variables
+from bdcc.codegen.popcount_neon import DIALECTS, LIMIT, Dialect, loop
 from bdcc.codegen.targets import ISAS
 from boards import CORES, Board
 from codegen import programs
@@ -77,6 +79,31 @@ LAYERS = (
     Case(form="direct", channels=200, size=(3, 26), kernel=(1, 1), filters=40),
     Case(form="direct", channels=24, size=(2, 70), kernel=(2, 2), zero=1),  # many pixels
 )  # fmt: skip
+
+
+RANDOM = 90  # layers of each board
+PAIRS = ((1, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 5), (7, 8))  # on boards
+
+
+def random_case(bits: int, rng: np.random.Generator) -> Case:
+    """A small layer of any form and shape, a dense one of up to four runs of the inner loops."""
+
+    def some(low: int, high: int) -> int:
+        return int(rng.integers(low, high + 1))
+
+    form = FORMS[some(0, 2)]
+    if form == "vector":
+        return Case(form=form, channels=some(1, 64 * some(1, 100)), filters=some(1, 40))
+    groups = some(1, 3)
+    kernel = (some(1, 4), some(1, 4))
+    dilations = (some(1, 3), 1 if form == "direct" else some(1, 3))
+    reach = [(k - 1) * step + 1 for k, step in zip(kernel, dilations, strict=True)]
+    return Case(
+        form=form, channels=groups * some(1, 150), filters=groups * some(1, 20), groups=groups,
+        kernel=kernel, strides=(some(1, 3), some(1, 3)), dilations=dilations,
+        size=(reach[0] + some(0, 4), reach[1] + some(0, 12)),
+        pads=(some(0, 2), some(0, 2), some(0, 2), some(0, 2)), zero=some(0, (1 << bits) - 1),
+    )  # fmt: skip
 
 
 def build(
@@ -150,19 +177,19 @@ def record(
     return header + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
-    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+def check(program: Program, layers: Iterable[tuple[tuple[int, int], Case]]) -> None:
+    """Run all layers, each of (bases, bits), on all instruction sets of this machine in one go and
+    compare every sum."""
     isas = usable(program)
     rng = np.random.default_rng(7)
     records, expected = [], []
-    for bases, bits in pairs:
-        for case in cases:
-            decomposition, codes = random_layer(case, bases, bits, rng)
-            plain = plain_product(case, decomposition, codes)
-            for isa in isas:
-                out = (plain.shape[1], plain.shape[2])
-                records.append(record(case, ISAS.index(isa), bits, decomposition, codes, out))
-                expected.append((f"b{bases}q{bits} {isa} {case}", case, plain))
+    for (bases, bits), case in layers:
+        decomposition, codes = random_layer(case, bases, bits, rng)
+        plain = plain_product(case, decomposition, codes)
+        for isa in isas:
+            out = (plain.shape[1], plain.shape[2])
+            records.append(record(case, ISAS.index(isa), bits, decomposition, codes, out))
+            expected.append((f"b{bases}q{bits} {isa} {case}", case, plain))
     sums = run(program, records)
     for name, case, plain in expected:
         per_group = case.filters // case.groups
@@ -193,15 +220,21 @@ def test_kernels_match_plain_product(
     tmp_path: Path,
     tool: Callable[[str], str],
 ) -> None:
-    check(build(tmp_path, tool(cc), flags.split(), pairs), pairs, LAYERS)
+    check(build(tmp_path, tool(cc), flags.split(), pairs), product(pairs, LAYERS))
 
 
 @pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
 def test_kernels_match_plain_product_on_boards(
     board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
-    check(program, CORNERS, LAYERS)
+    rng = np.random.default_rng(list(board.cpu.encode()))
+    chosen = EVERY[int(rng.integers(len(EVERY)))]
+    pairs = sorted({*PAIRS, chosen})
+    program = build(tmp_path, board.compiler(tool), board.flags, pairs, board.emulator(tool))
+    random = [
+        (pairs[i % len(pairs)], random_case(pairs[i % len(pairs)][1], rng)) for i in range(RANDOM)
+    ]
+    check(program, [*product(pairs[1:4], LAYERS), *random])
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -209,15 +242,13 @@ def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]
         Case(form="vector", channels=64 * 9 + 1, filters=9),
         Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1),
     )
-    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), EVERY, cases)
+    check(build(tmp_path, tool("gcc"), ["-O0"], EVERY), product(EVERY, cases))
 
 
-def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str]) -> None:
+def check_largest_sums(program: Program, every: Sequence[int]) -> None:
     """All codes at the top, all weights +127 or -127: no counter runs over, at any number of bits;
     with 8 bits the sums end next to 2^31."""
     case = Case(form="vector", channels=(2**31 - 1) // (255 * 127), filters=2)
-    every = (1, 2, 3, 4, 8)
-    program = build(tmp_path, tool("gcc"), ["-O1", "-fsanitize=undefined"], [(1, q) for q in every])
     decomposition = Decomposition(
         coefficients=np.array([[127], [-127]], np.int16),
         signs=np.ones((2, case.channels), np.uint8),
@@ -231,6 +262,20 @@ def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str
             one = record(case, ISAS.index(isa), bits, decomposition, codes, (1, 1))
             np.testing.assert_array_equal(run(program, [one])[:2], plain[:, 0, 0])
     assert 2**31 - plain.max() <= 255 * 127
+
+
+def test_largest_sums_that_int32_holds(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    every = (1, 2, 3, 4, 8)
+    flags = ["-O1", "-fsanitize=undefined"]
+    check_largest_sums(build(tmp_path, tool("gcc"), flags, [(1, q) for q in every]), every)
+
+
+@pytest.mark.parametrize("board", CORES[:3], ids=lambda board: board.cpu)
+def test_largest_sums_on_boards(board: Board, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    every = (1, 2, 3, 4, 5, 7, 8)
+    pairs, flags = [(1, bits) for bits in every], [*board.flags, "-O1"]
+    program = build(tmp_path, board.compiler(tool), flags, pairs, board.emulator(tool))
+    check_largest_sums(program, every)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -266,3 +311,33 @@ def test_register_tile_fits(bases: int, bits: int) -> None:
     largest = max(len(part) for part in kernel.passes)
     assert kernel.tile * largest * bits <= 24
     assert kernel.limit // 4 * 8 + 3 * 8 <= 255
+    assert kernel.half_limit // 4 * 8 + 3 * 8 <= 255
+    for dialect in DIALECTS:
+        for tile in kernel.neon[dialect.width]:
+            seen = []
+            for part in tile.passes:
+                shape = part.shape
+                assert (shape.pixels, shape.pairs) == (tile.pixels, tile.pairs)
+                assert len(loop(shape, dialect).registers) <= dialect.registers
+                # The weighted counts of a lane of 16 bits, and the offsets of 32-bit loads.
+                assert 2 * 8 * LIMIT * ((1 << shape.planes) - 1) < 1 << 16
+                assert dialect.width == 64 or max(shape.rows + shape.columns) + 8 <= 1020
+                seen += product(
+                    range(part.basis, part.basis + shape.bases),
+                    range(part.plane, part.plane + shape.planes),
+                )
+            assert sorted(seen) == list(product(range(bases), range(bits)))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: str(dialect.width))
+@pytest.mark.parametrize(("bases", "bits"), EVERY)
+def test_products_in_flight_do_not_meet(bases: int, bits: int, dialect: Dialect) -> None:
+    """A temporary is not written before what it held was added, in the next position either."""
+    for tile in kernel_parameters(bases, bits).neon[dialect.width]:
+        for shape in {part.shape for part in tile.passes}:
+            names = shape.temporaries(dialect.ahead)
+            count = len(names)
+            ahead = min(dialect.ahead, (count - 1) // 2)
+            for i in range(count):
+                window = {names[(i + j) % count] for j in range(2 * ahead + 1)}
+                assert len(window) == 2 * ahead + 1

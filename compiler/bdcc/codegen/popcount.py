@@ -54,8 +54,7 @@ class Counter:
 class Kernel:
     """One (bases, bits) pair. tile: pixels that AVX-512 computes together; passes: the bases whose
     accumulators are in registers at the same time; limit, half_limit: positions, see Counter; neon:
-    tiles of AArch64 and of AArch32, of one pixel and, if that is better, of several.
-    """
+    tiles of AArch64 and of AArch32, of one pixel and, if that is better, of several."""
 
     bases: int
     bits: int
