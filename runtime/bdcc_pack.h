@@ -13,6 +13,8 @@
 
 #if BDCC_X86
 #include <immintrin.h>
+#elif BDCC_NEON
+#include <arm_neon.h>
 #endif
 
 /* One GEMM call: neighbouring output pixels of one output row, all filters of one group. */
@@ -50,6 +52,30 @@ BDCC_TARGET_AVX512 BDCC_UNUSED static void bdcc_pack_words__avx512(const uint8_t
 }
 #endif
 
+#if BDCC_NEON
+/* Sums of neighbouring bytes of a, then of b. */
+BDCC_INLINE uint8x16_t bdcc_pair_bytes(uint8x16_t a, uint8x16_t b) {
+#if BDCC_NEON64
+    return vpaddq_u8(a, b);
+#else
+    return vcombine_u8(vpadd_u8(vget_low_u8(a), vget_high_u8(a)), vpadd_u8(vget_low_u8(b), vget_high_u8(b)));
+#endif
+}
+
+/* 64 codes to one word of each of `bits` planes. */
+BDCC_INLINE void bdcc_pack_word(const uint8_t *codes, int32_t bits, uint8_t *planes, ptrdiff_t plane_stride) {
+    const uint8x16_t place = vreinterpretq_u8_u64(vdupq_n_u64(UINT64_C(0x8040201008040201)));
+    const uint8x16_t a = vld1q_u8(codes), b = vld1q_u8(codes + 16), c = vld1q_u8(codes + 32), d = vld1q_u8(codes + 48);
+    for (int32_t q = 0; q < bits; q++) {
+        const uint8x16_t bit = vdupq_n_u8((uint8_t)(1 << q));
+        const uint8x16_t low = bdcc_pair_bytes(vtstq_u8(a, bit) & place, vtstq_u8(b, bit) & place);
+        const uint8x16_t high = bdcc_pair_bytes(vtstq_u8(c, bit) & place, vtstq_u8(d, bit) & place);
+        const uint8x16_t four = bdcc_pair_bytes(low, high);
+        vst1_u8(planes + q * plane_stride, vpadd_u8(vget_low_u8(four), vget_high_u8(four)));
+    }
+}
+#endif
+
 /* `count` codes (any number) to (count + 7) / 8 bytes of each of `bits` planes; bits past the last code are 0. */
 BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count, int32_t bits, int32_t isa,
                                uint8_t *BDCC_RESTRICT planes, ptrdiff_t plane_stride) {
@@ -68,6 +94,10 @@ BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count,
             const uint32_t mask = (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
             memcpy(planes + q * plane_stride + (ptrdiff_t)(i / 8), &mask, sizeof mask);
         }
+    }
+#elif BDCC_NEON
+    for (; i + 64 <= count; i += 64) {
+        bdcc_pack_word(codes + i, bits, planes + i / 8, plane_stride);
     }
 #endif
     for (; i < count; i += 8) {
