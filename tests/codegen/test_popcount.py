@@ -17,7 +17,7 @@ import pytest
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.packing import Form, pack_filters
 from bdcc.codegen.popcount import adder_network, counter, kernel_parameters, template_variables
-from bdcc.codegen.popcount_neon import DIALECTS, LIMIT, Dialect, loop
+from bdcc.codegen.popcount_neon import LIMIT, MACHINES, Machine, loop
 from bdcc.codegen.targets import ISAS
 from boards import CORES, Board
 from codegen import programs
@@ -312,32 +312,32 @@ def test_register_tile_fits(bases: int, bits: int) -> None:
     assert kernel.tile * largest * bits <= 24
     assert kernel.limit // 4 * 8 + 3 * 8 <= 255
     assert kernel.half_limit // 4 * 8 + 3 * 8 <= 255
-    for dialect in DIALECTS:
-        for tile in kernel.neon[dialect.width]:
+    for machine in MACHINES:
+        for tile in kernel.neon[machine.width]:
             seen = []
             for part in tile.passes:
                 shape = part.shape
                 assert (shape.pixels, shape.pairs) == (tile.pixels, tile.pairs)
-                assert len(loop(shape, dialect).registers) <= dialect.registers
+                assert len(loop(shape, machine).registers) <= machine.registers
                 # The weighted counts of a lane of 16 bits, and the offsets of 32-bit loads.
                 assert 2 * 8 * LIMIT * ((1 << shape.planes) - 1) < 1 << 16
-                assert dialect.width == 64 or max(shape.rows + shape.columns) + 8 <= 1020
-                seen += product(
-                    range(part.basis, part.basis + shape.bases),
-                    range(part.plane, part.plane + shape.planes),
-                )
+                assert machine.width == 64 or max(shape.rows + shape.columns) + 8 <= 1020
+                for basis, plane in product(part.bases, part.planes):
+                    seen += product(
+                        range(basis, basis + shape.bases), range(plane, plane + shape.planes)
+                    )
             assert sorted(seen) == list(product(range(bases), range(bits)))
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: str(dialect.width))
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: str(machine.width))
 @pytest.mark.parametrize(("bases", "bits"), EVERY)
-def test_products_in_flight_do_not_meet(bases: int, bits: int, dialect: Dialect) -> None:
+def test_products_in_flight_do_not_meet(bases: int, bits: int, machine: Machine) -> None:
     """A temporary is not written before what it held was added, in the next position either."""
-    for tile in kernel_parameters(bases, bits).neon[dialect.width]:
+    for tile in kernel_parameters(bases, bits).neon[machine.width]:
         for shape in {part.shape for part in tile.passes}:
-            names = shape.temporaries(dialect.ahead)
+            names = shape.temporaries(machine.ahead)
             count = len(names)
-            ahead = min(dialect.ahead, (count - 1) // 2)
+            ahead = min(machine.ahead, (count - 1) // 2)
             for i in range(count):
                 window = {names[(i + j) % count] for j in range(2 * ahead + 1)}
                 assert len(window) == 2 * ahead + 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bdcc.codegen.popcount_neon import DIALECTS, LIMIT, Tile, loop, parts, tiles
+from bdcc.codegen.popcount_neon import LIMIT, MACHINES, Tile, loop, parts, tiles
 
 ACCUMULATORS = 24  # of 32 vector registers; the rest hold weights, activations and temporaries
 MAX_TILE = 4  # pixels; more does not pay, the loads are hidden by then
@@ -68,7 +68,11 @@ class Kernel:
 def kernel_parameters(bases: int, bits: int) -> Kernel:
     """The numbers of one kernel; a tile has tile * len(pass) * bits accumulators."""
     count = -(-bases * bits // ACCUMULATORS)
-    passes = parts(bases, -(-bases // count))
+    passes = tuple(
+        tuple(range(first, first + part.step))
+        for part in parts(bases, -(-bases // count))
+        for first in part
+    )
     tile = max(1, min(MAX_TILE, ACCUMULATORS // (len(passes[0]) * bits)))
     return Kernel(
         bases=bases,
@@ -77,7 +81,7 @@ def kernel_parameters(bases: int, bits: int) -> Kernel:
         limit=counter(bits).limit,
         half_limit=half_counter(bits).limit,
         passes=passes,
-        neon={dialect.width: tiles(bases, bits, dialect) for dialect in DIALECTS},
+        neon={machine.width: tiles(bases, bits, machine) for machine in MACHINES},
     )
 
 
@@ -156,10 +160,10 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
     every_bits = sorted({bits for _, bits in ordered})
     kernels = tuple(kernel_parameters(bases, bits) for bases, bits in ordered)
     shapes = {
-        dialect: sorted(
-            {p.shape for k in kernels for tile in k.neon[dialect.width] for p in tile.passes}
+        machine: sorted(
+            {p.shape for k in kernels for tile in k.neon[machine.width] for p in tile.passes}
         )
-        for dialect in DIALECTS
+        for machine in MACHINES
     }
     return {
         "kernels": kernels,
@@ -168,7 +172,7 @@ def template_variables(pairs: Iterable[tuple[int, int]]) -> dict[str, object]:
         "ahead": PREFETCH_BYTES,
         "neon_limit": LIMIT,
         "neon_loops": {
-            dialect.width: tuple(loop(shape, dialect) for shape in found)
-            for dialect, found in shapes.items()
+            machine.width: tuple(loop(shape, machine) for shape in found)
+            for machine, found in shapes.items()
         },
     }
