@@ -13,9 +13,21 @@ typedef struct {
     int32_t groups;
 } bdcc_conv_t;
 
-/* Values of a vector, and what a tile of products has at most: pixels, vectors of channels, products at a time. */
+/* Values of a vector, and what a tile of products has at most: pixels, vectors of channels, products at a time. In
+ * 32-bit mode ARM's vectors take subnormal numbers for 0, so that floats go one by one. */
+#if defined(__arm__)
+#define BDCC_FLOAT_LANES(isa) 1
+#else
 #define BDCC_FLOAT_LANES(isa) ((isa) == BDCC_ISA_AVX512 ? 16 : (isa) == BDCC_ISA_AVX2 || (isa) == BDCC_ISA_AVXVNNI ? 8 : 4)
-enum { BDCC_TILE_PIXELS = 6, BDCC_TILE_VECTORS = 4, BDCC_TILE_K = 128, BDCC_FILTER_BLOCK = 64 };
+#endif
+enum { BDCC_TILE_VECTORS = 4, BDCC_TILE_K = 128, BDCC_FILTER_BLOCK = 64 };
+
+/* Pixels of a tile, for 32 registers or for 16. Six on ARM would be as many as fit, but not for gcc. */
+#if defined(__arm__) || defined(__aarch64__)
+#define BDCC_TILE_PIXELS(isa) 4
+#else
+#define BDCC_TILE_PIXELS(isa) ((isa) == BDCC_ISA_AVX512 ? 6 : 2)
+#endif
 
 /* In front of each loop over a tile, whose sums are registers only if no loop is left. */
 #if defined(__clang__)

@@ -11,8 +11,12 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tile)(const float *BDCC_RESTRICT x, 
                                                   const float *BDCC_RESTRICT w, int32_t k, size_t w_step,
                                                   int32_t vectors, float *BDCC_RESTRICT y, size_t y_step) {
     enum { LANES = BDCC_FLOAT_LANES(BDCC_ISA_INDEX) };
+#if defined(__arm__)
+    typedef float vector_t;
+#else
     typedef float vector_t __attribute__((vector_size(LANES * sizeof(float))));
-    vector_t sums[BDCC_TILE_PIXELS][BDCC_TILE_VECTORS], weights[BDCC_TILE_VECTORS];
+#endif
+    vector_t sums[BDCC_TILE_PIXELS(BDCC_ISA_INDEX)][BDCC_TILE_VECTORS], weights[BDCC_TILE_VECTORS];
     BDCC_UNROLL
     for (int32_t p = 0; p < pixels; ++p) {
         BDCC_UNROLL
@@ -35,12 +39,12 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tile)(const float *BDCC_RESTRICT x, 
     }
 }
 
-/* The same for any number of pixels; with 32 registers six at a time, else two. The weights of so many k stay in the
+/* The same for any number of pixels, as many at a time as a tile takes, else two. The weights of so many k stay in the
  * nearest cache while all pixels use them. */
 BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tiles)(const float *BDCC_RESTRICT x, size_t x_step, int32_t pixels,
                                                    const float *BDCC_RESTRICT w, int32_t k, size_t w_step,
                                                    int32_t vectors, float *BDCC_RESTRICT y, size_t y_step) {
-    const int32_t most = BDCC_ISA_INDEX == BDCC_ISA_AVX512 || BDCC_NEON64 ? BDCC_TILE_PIXELS : 2;
+    const int32_t most = BDCC_TILE_PIXELS(BDCC_ISA_INDEX);
     for (int32_t i = 0; i < k; i += BDCC_TILE_K, x += BDCC_TILE_K, w += BDCC_TILE_K * w_step) {
         const int32_t run = k - i < BDCC_TILE_K ? k - i : BDCC_TILE_K;
         for (int32_t p = 0, step; p < pixels; p += step) {

@@ -36,6 +36,7 @@ from bdcc.ir.graph import (
     Softmax,
     make_graph,
 )
+from boards import CORES, Board
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
@@ -49,6 +50,17 @@ Call = Callable[..., Any]
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 def test_c_tests_pass(cc: str, flags: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
     variables = [f"CC={tool(cc)}", f"CFLAGS={flags}", f"BUILD={tmp_path}"]
+    make = ["make", "-C", str(RUNTIME), "test", *variables]
+    run = subprocess.run(make, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("board", CORES, ids=lambda board: board.cpu)
+def test_c_tests_pass_on_boards(board: Board, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    variables = [
+        f"CC={board.compiler(tool)}", f"CFLAGS={' '.join(board.flags)}", f"BUILD={tmp_path}",
+        f"RUN={' '.join(board.emulator(tool))}",
+    ]  # fmt: skip
     make = ["make", "-C", str(RUNTIME), "test", *variables]
     run = subprocess.run(make, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
