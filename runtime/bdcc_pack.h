@@ -53,28 +53,36 @@ BDCC_TARGET_AVX512 BDCC_UNUSED static void bdcc_pack_words__avx512(const uint8_t
 #endif
 
 #if BDCC_NEON
-/* Sums of neighbouring bytes of a, then of b. */
-BDCC_INLINE uint8x16_t bdcc_pair_bytes(uint8x16_t a, uint8x16_t b) {
-#if BDCC_NEON64
-    return vpaddq_u8(a, b);
-#else
-    return vcombine_u8(vpadd_u8(vget_low_u8(a), vget_high_u8(a)), vpadd_u8(vget_low_u8(b), vget_high_u8(b)));
-#endif
-}
-
-/* 64 codes to one word of each of `bits` planes. */
-BDCC_INLINE void bdcc_pack_word(const uint8_t *codes, int32_t bits, uint8_t *planes, ptrdiff_t plane_stride) {
-    const uint8x16_t place = vreinterpretq_u8_u64(vdupq_n_u64(UINT64_C(0x8040201008040201)));
-    const uint8x16_t a = vld1q_u8(codes), b = vld1q_u8(codes + 16), c = vld1q_u8(codes + 32), d = vld1q_u8(codes + 48);
-    for (int32_t q = 0; q < bits; q++) {
-        const uint8x16_t bit = vdupq_n_u8((uint8_t)(1 << q));
-        const uint8x16_t low = bdcc_pair_bytes(vtstq_u8(a, bit) & place, vtstq_u8(b, bit) & place);
-        const uint8x16_t high = bdcc_pair_bytes(vtstq_u8(c, bit) & place, vtstq_u8(d, bit) & place);
-        const uint8x16_t four = bdcc_pair_bytes(low, high);
-        vst1_u8(planes + q * plane_stride, vpadd_u8(vget_low_u8(four), vget_high_u8(four)));
+/* 128 codes to 16 bytes of each of `bits` planes: a register has every eighth code, and each plane's bits are shifted
+ * into each other from all eight. */
+BDCC_UNUSED static void bdcc_pack_128__neon(const uint8_t *codes, int32_t bits, uint8_t *planes, ptrdiff_t plane_stride) {
+    const uint8x16x4_t low = vld4q_u8(codes), high = vld4q_u8(codes + 64);
+    const uint8x16x2_t c04 = vuzpq_u8(low.val[0], high.val[0]), c15 = vuzpq_u8(low.val[1], high.val[1]);
+    const uint8x16x2_t c26 = vuzpq_u8(low.val[2], high.val[2]), c37 = vuzpq_u8(low.val[3], high.val[3]);
+    const int8x16_t up = vdupq_n_s8((int8_t)(8 - bits)); /* the top plane to the top of each byte, then the next */
+    uint8x16_t c0 = vshlq_u8(c04.val[0], up), c1 = vshlq_u8(c15.val[0], up), c2 = vshlq_u8(c26.val[0], up);
+    uint8x16_t c3 = vshlq_u8(c37.val[0], up), c4 = vshlq_u8(c04.val[1], up), c5 = vshlq_u8(c15.val[1], up);
+    uint8x16_t c6 = vshlq_u8(c26.val[1], up), c7 = vshlq_u8(c37.val[1], up);
+    for (int32_t q = bits - 1; q >= 0; q--) {
+        const uint8x16_t top = vsriq_n_u8(vsriq_n_u8(c7, c6, 1), vsriq_n_u8(c5, c4, 1), 2);
+        const uint8x16_t bottom = vsriq_n_u8(vsriq_n_u8(c3, c2, 1), vsriq_n_u8(c1, c0, 1), 2);
+        vst1q_u8(planes + q * plane_stride, vsriq_n_u8(top, bottom, 4));
+        c0 = vaddq_u8(c0, c0), c1 = vaddq_u8(c1, c1), c2 = vaddq_u8(c2, c2), c3 = vaddq_u8(c3, c3);
+        c4 = vaddq_u8(c4, c4), c5 = vaddq_u8(c5, c5), c6 = vaddq_u8(c6, c6), c7 = vaddq_u8(c7, c7);
     }
 }
 #endif
+
+/* Bit q of eight codes. Byte j's bit lands at 56 + j of the product, without carries; where that would be two registers,
+ * at 24 + j of each half's. */
+BDCC_INLINE uint8_t bdcc_pack_8(uint64_t v, int32_t q) {
+#if UINTPTR_MAX > UINT32_MAX
+    return (uint8_t)((((v >> q) & UINT64_C(0x0101010101010101)) * UINT64_C(0x0102040810204080)) >> 56);
+#else
+    const uint32_t low = (uint32_t)v >> q & 0x01010101u, high = (uint32_t)(v >> 32) >> q & 0x01010101u;
+    return (uint8_t)((low * 0x01020408u) >> 24 | (high * 0x01020408u) >> 24 << 4);
+#endif
+}
 
 /* `count` codes (any number) to (count + 7) / 8 bytes of each of `bits` planes; bits past the last code are 0. */
 BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count, int32_t bits, int32_t isa,
@@ -96,9 +104,7 @@ BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count,
         }
     }
 #elif BDCC_NEON
-    for (; i + 64 <= count; i += 64) {
-        bdcc_pack_word(codes + i, bits, planes + i / 8, plane_stride);
-    }
+    for (; i + 128 <= count; i += 128) bdcc_pack_128__neon(codes + i, bits, planes + i / 8, plane_stride);
 #endif
     for (; i < count; i += 8) {
         uint64_t v = 0;
@@ -107,10 +113,7 @@ BDCC_INLINE void bdcc_pack_run(const uint8_t *BDCC_RESTRICT codes, size_t count,
         } else {
             memcpy(&v, codes + i, count - i);
         }
-        for (int32_t q = 0; q < bits; q++) { /* byte j's bit lands at 56 + j of the product, without carries */
-            const uint64_t lowest = (v >> q) & UINT64_C(0x0101010101010101);
-            planes[q * plane_stride + (ptrdiff_t)(i / 8)] = (uint8_t)((lowest * UINT64_C(0x0102040810204080)) >> 56);
-        }
+        for (int32_t q = 0; q < bits; q++) planes[q * plane_stride + (ptrdiff_t)(i / 8)] = bdcc_pack_8(v, q);
     }
 }
 

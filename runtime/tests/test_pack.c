@@ -72,7 +72,7 @@ static void check_gather(const bdcc_window_t *w, int32_t out_h, int32_t pixels) 
 
 int main(void) {
     for (int32_t bits = 1; bits <= 8; bits++) {
-        const int32_t counts[] = { 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 130, 363 };
+        const int32_t counts[] = { 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 130, 256, 363 };
         for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) check_vector(counts[i], bits);
     }
     for (int32_t isa = BDCC_ISA_GENERIC; isa < BDCC_ISA_COUNT; isa++) {
