@@ -75,7 +75,7 @@ __attribute__((noinline)) void mark(void) {{ __asm__ volatile("" ::: "memory"); 
 int main(void);
 int main(void) {{
     {name}_t model;
-    int bad = {name}_init_isa(&model, 0, 0, "generic");
+    int bad = {name}_init(&model, 0, 0);
     for (int i = 0; i < {name}_step_count() && !bad; i++) {{
         mark();
         bad = {name}_run_steps(&model, arena, sizeof arena, input, output, i, i + 1);
@@ -89,7 +89,7 @@ int main(void) {{
 def run(*command: object) -> str:
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"{command}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -121,9 +121,7 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     floats = ["-mfloat-abi=softfp"] if target.cross == "arm-linux-gnueabi-" else []
     run(
         f"{target.cross}gcc", "-std=gnu11", *target.cflags.split(), *floats, f"-I{folder}/include",
-        # What a project falls back to is the only thing that this one has.
-        f"-Dsteps__generic=steps__{target.planned_for}", f"-I{folder}/src",
-        f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
+        f"-I{folder}/src", f'-D{name.upper()}_WEIGHTS_FILE="{blob}"', source,
         folder / f"src/{name}.c", folder / f"src/{name}_weights.c",
         "-nostartfiles" if target.bare else "-static", "-lm", "-o", program,
     )  # fmt: skip
