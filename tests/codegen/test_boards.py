@@ -64,6 +64,16 @@ def test_clocks_count_and_so_does_the_table_of_the_target() -> None:
     }
 
 
+def test_a_target_of_ones_own_counts_as_it_is_described() -> None:
+    plan = planned("rpi4")
+    slower = replace(plan.target, name="mine.toml", like="rpi4", mhz=750, ram_bytes=1)
+    boards = estimated(replace(plan, target=slower))
+    one, usual = boards.pop("rpi4"), estimated(plan).pop("rpi4")
+    assert (one.clock_mhz, one.fits, usual.fits) == (750, False, True)
+    assert one.ms == pytest.approx(2 * usual.ms, rel=1e-3)
+    assert set(boards) == PIS - {"rpi4"}
+
+
 def test_float_layers_go_at_a_rate_of_their_core() -> None:
     plan = planned("rpi4", bases=None)
     graph = plan.model.graph

@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from bdcc.report.html import render_html
 from bdcc.report.report import (
     LayerRow,
     Report,
@@ -232,6 +233,27 @@ def test_a_person_sees_layers_and_figures() -> None:
     cached = times | {"from_cache": ["decompose"], "partly_from_cache": ["search"]}
     took = "decompose 1.0 s (from the cache), search 2.0 s (partly from the cache), build 3.0 s)"
     assert took in summary(report, cached, project="out")
+
+
+def test_boards_are_in_the_summary_of_their_target_and_on_the_page() -> None:
+    board = {
+        **{"target": "rpi4", "core": "cortex-a72", "clock_mhz": 1500, "ms": 41.23},
+        **{"modelled": True, "fits": True},
+    }
+    small = {**board, "target": "rpi-zero", "modelled": False, "fits": False}
+    report = replace(example(), target="rpi4", boards=(small, board), table=None).as_json()
+    jsonschema.validate(report, load_schema())
+    timings = {"total_s": 1.0}
+    assert (
+        "on rpi4      about 41.23 ms (one thread of a cortex-a72 at 1500 MHz, modelled); fits its"
+        in (text := summary(report, timings, project="out"))
+    )
+    assert "rpi-zero" not in text
+    assert " on " not in summary(example().as_json(), timings, project="out").replace("on hold", "")
+    page = render_html(report)
+    assert "<td>rpi4</td><td>cortex-a72</td><td>1500</td><td>41.23</td><td>modelled</td>" in page
+    assert "<td>measured</td><td>too small</td>" in page
+    assert "Boards" not in render_html(report | {"boards": []})
 
 
 @pytest.mark.parametrize(

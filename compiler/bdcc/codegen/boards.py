@@ -42,13 +42,16 @@ class BoardEstimate:
 def estimate_boards(
     plan: DeploymentPlan, *, cost_table: CostTable, code_bytes: int | None
 ) -> tuple[BoardEstimate, ...]:
-    """Of all boards under Linux that the project has instruction sets of, and of its own target.
+    """Of all boards under Linux that the project has instruction sets of, and of its own target,
+    as its user describes it.
 
     cost_table: of the project's own target; code_bytes: of its library, None: unknown.
     """
     found = []
-    for target in TARGETS:
-        own = target.name == plan.target.name
+    name = plan.target.like or plan.target.name
+    for board in TARGETS:
+        own = board.name == name
+        target = plan.target if own else board
         if target.mhz is None or target.core is None or (target.bare and not own):
             continue
         if target.planned_for not in plan.target.isas:
@@ -56,7 +59,7 @@ def estimate_boards(
         table = cost_table if own else shipped_cost_table(target.core)
         found.append(
             BoardEstimate(
-                target=target.name,
+                target=board.name,
                 core=target.core,
                 clock_mhz=target.mhz,
                 ms=float(f"{_milliseconds(plan, target, target.core, target.mhz, table):.4g}"),

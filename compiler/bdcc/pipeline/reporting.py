@@ -73,7 +73,11 @@ def make_report(
         layers=_layer_rows(plan, choice, kernels),
         boards=tuple(
             asdict(board)
-            for board in estimate_boards(plan, cost_table=cost_table, code_bytes=code_bytes)
+            for board in estimate_boards(
+                plan,
+                cost_table=cost_table,
+                code_bytes=footprint.code_bytes if footprint else code_bytes,
+            )
         ),
         cost_table={
             "isa": cost_table.isa,

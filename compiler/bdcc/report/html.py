@@ -84,7 +84,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _rows([(name, value) for name, value in facts]),
         _layers(report["layers"]),
         svg_figure(lambda figure: _draw_bits(figure, report["layers"])),
-        *(["<h2>Boards (estimates)</h2>", _boards(report["boards"])] if report["boards"] else []),
+        *([_boards(report["boards"])] if report["boards"] else []),
     ]
     search = report["search"]
     if search["table"] is not None:
@@ -139,7 +139,10 @@ def _boards(boards: list[Mapping[str, Any]]) -> str:
             "fits" if board["fits"] else "too small",
         )
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return (
+        "<h2>Boards</h2><p>Estimates; input, pools, normalisations and Softmax are left out.</p>"
+        f"<table><tr>{head}</tr>{body}</table>"
+    )
 
 
 def svg_figure(draw: Callable[[Figure], None], *, size: tuple[float, float] = (8, 3)) -> str:
