@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from sshd import Sshd
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_ALL = os.environ.get("BDCC_REQUIRE_REAL") == "1"
@@ -52,6 +54,19 @@ def tool() -> Callable[[str], str]:
         return str(path)
 
     return find
+
+
+@pytest.fixture
+def board(
+    tmp_path: Path, tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Sshd]:
+    """To be started; the `ssh` that is found goes there, and it must end without anything left."""
+    board = Sshd(tmp_path / "board", tool)
+    monkeypatch.setenv("PATH", f"{board.near}:{os.environ['PATH']}")
+    yield board
+    left = board.left()
+    board.stop()
+    assert left == []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,6 +62,7 @@ def test_the_wheel_has_everything_that_is_emitted(wheel: Path) -> None:
         assert files
         assert {f"bdcc/_{folder}/{p.name}" for p in files} <= names
     assert {"bdcc/report/schema.json", "bdcc/host/probe.c", "bdcc/host/resident.c"} <= names
+    assert {f"bdcc/host/board.{kind}" for kind in ("sh", "mk", "c")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "examples")) for name in names)
 

@@ -610,6 +610,40 @@ def bench(project: Path, as_json: bool, **options: Any) -> None:
     _print_json(result) if as_json else click.echo(bench_text(result))
 
 
+@cli.command(
+    epilog=_examples(
+        "bdcc deploy pi@raspberrypi out",
+        "bdcc deploy pi@raspberrypi out --threads 2 --json -o board.json",
+    )
+)
+@click.argument("host", metavar="HOST")
+@click.argument("project", type=PATH, metavar="OUT")
+@click.option("--keep", is_flag=True, help="Leave the project's folder there, and say where.")
+@click.option(
+    "--threads",
+    type=INTEGER,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Threads that share the work of each picture.",
+)
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the report there as JSON.")
+@JSON
+def deploy(host: str, project: Path, as_json: bool, **options: Any) -> None:
+    """Build the project in OUT on HOST by ssh, run its selftest, and time each layer there.
+
+    HOST is what ssh takes, like pi@raspberrypi, with a key: no password is asked for. It needs make
+    and a C compiler, and keeps nothing.
+    """
+    from bdcc.pipeline.deploy import deploy_project
+    from bdcc.pipeline.project import open_project
+    from bdcc.report.deploy import deploy_text
+
+    with _Watch() as watch:
+        result = deploy_project(host, open_project(project), progress=watch, **options)
+    _print_json(result) if as_json else click.echo(deploy_text(result))
+
+
 @cli.command(epilog=_examples("bdcc tune out", "bdcc tune out --isa avx2 -o avx2.json"))
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option(

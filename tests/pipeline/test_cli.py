@@ -79,6 +79,7 @@ def examples_of(command: click.Command) -> list[str]:
     [
         pytest.param(command, id=name, marks=[pytest.mark.slow] if name == "tune" else [])
         for name, command in SHOWN.items()
+        if name != "deploy"  # test_deploy.py has a host for it
     ],
 )
 def test_the_examples_of_each_command_work(
