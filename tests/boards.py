@@ -84,9 +84,11 @@ def check_on_board(
     shape = (pictures, *model.graph.shapes[model.graph.input])
     random = np.random.default_rng(1).uniform(-120, 130, shape).astype(np.float32)
     emit(plan, folder, pictures=random)
-    command = ["make", "-s", "selftest", f"CC={board.compiler(tool)}"]
-    flags = f"CFLAGS={' '.join(board.flags)} -Werror"
-    built = subprocess.run([*command, flags], cwd=folder, capture_output=True, text=True)
+    board.compiler(tool)
+    command = ["make", "-s", "selftest", f"CROSS={board.target.cross}", "STATIC=1"]
+    built = subprocess.run(
+        [*command, "CFLAGS=-O3 -Werror"], cwd=folder, capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stderr
     command = [*board.emulator(tool), "./selftest"]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
