@@ -17,7 +17,8 @@ from dataclasses import dataclass
 LIMIT = 31  # positions, each of which adds at most 8 to a byte
 MAX_PIXELS = 4
 SIXTEEN_BIT_PLANES = 7  # whose weighted counts of LIMIT positions fit 16 bits
-PASS_COST = 5  # in instructions per position: the ends of the loop, widening the sums
+LOAD_COST = 2  # in instructions on vectors
+PASS_COST = 3  # the same, per position: the ends of the loop, widening the sums
 WORTH = 0.97  # of a tile's cost: what a second one must come below
 
 
@@ -136,7 +137,7 @@ def tiles(bases: int, bits: int, machine: Machine) -> tuple[Tile, ...]:
         instructions = 0
         for some in tile.passes:
             rows, columns = len(some.shape.rows), len(some.shape.columns)
-            each = 3 * rows * columns + rows + columns + PASS_COST
+            each = 3 * rows * columns + LOAD_COST * (rows + columns) + PASS_COST
             instructions += len(some.bases) * len(some.planes) * each
         return instructions / (tile.pixels * tile.pairs)
 
