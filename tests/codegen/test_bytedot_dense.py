@@ -177,6 +177,15 @@ def test_kernels_match_plain_product_on_boards(
     check(program, CORNERS, random_cases(7, np.random.default_rng(11)))
 
 
+def test_clang_builds_for_aarch64(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    tool("aarch64-linux-gnu-gcc")  # whose libraries clang takes
+    flags = ["--target=aarch64-linux-gnu", "-mcpu=cortex-a53", "-O2", "-static"]
+    emulator = [tool("qemu-aarch64"), "-cpu", "max"]
+    program = build(tmp_path, tool("clang"), flags, CORNERS[3:6], emulator)
+    assert usable(program) == ("generic", "neon", "neondot")
+    check(program, CORNERS[3:6], random_cases(3, np.random.default_rng(13)))
+
+
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
     cases = (
         Case(inputs=64 * 9 + 1, filters=9, first=0, count=2),
