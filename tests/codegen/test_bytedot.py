@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,16 @@ LAYERS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A case, its bases and bits; share: of its cap that the coefficients reach."""
+
+    case: Case
+    bases: int
+    bits: int
+    share: float = 1.0
+
+
 def build(
     folder: Path, cc: str, flags: Sequence[str], bases: Sequence[int], emulator: Sequence[str] = ()
 ) -> Program:
@@ -75,36 +86,79 @@ def flushes(bits: int, largest: int) -> tuple[int, int, int]:
     return flush_interval(bits, largest), signed_offset(bits), signed
 
 
-def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:
-    """Run all cases on all instruction sets of this machine in one go and compare every sum."""
+def random_layers(count: int) -> list[Layer]:
+    """Layers of any shape, bases, bits and size of coefficients."""
+    rng = np.random.default_rng(count)
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        first, second = rng.integers(low, high + 1, 2)
+        return int(first), int(second)
+
+    layers = []
+    for _ in range(count):
+        direct = bool(rng.integers(2))  # whose runs have no gaps
+        groups, kernel, more = int(rng.choice([1, 1, 2, 3])), pair(1, 4), pair(0, 9)
+        dilations = (int(rng.integers(1, 3)), 1) if direct else pair(1, 2)
+        case = Case(
+            form="direct" if direct else "gathered",
+            channels=groups * int(rng.integers(1, 41)),
+            size=(
+                dilations[0] * (kernel[0] - 1) + 1 + more[0],
+                dilations[1] * (kernel[1] - 1) + 1 + more[1],
+            ),
+            filters=groups * int(rng.integers(1, 41)),
+            kernel=kernel,
+            strides=pair(1, 3),
+            pads=(*pair(0, 2), *pair(0, 2)),
+            dilations=dilations,
+            groups=groups,
+            zero=int(rng.integers(2)),
+        )
+        bases, bits = int(rng.integers(1, 8)), int(rng.integers(1, 9))
+        layers.append(Layer(case=case, bases=bases, bits=bits, share=float(rng.random())))
+    return layers
+
+
+def check(
+    program: Program,
+    pairs: Sequence[tuple[int, int]],
+    cases: Sequence[Case],
+    more: Sequence[Layer] = (),
+) -> None:
+    """Run all cases, and more layers, on all instruction sets of this machine in one go and compare
+    every sum.
+    """
+    layers = [Layer(case=case, bases=b, bits=q) for b, q in pairs for case in cases]
     rng = np.random.default_rng(7)
     records, expected = [], []
-    for bases, bits in pairs:
-        for case in cases:
-            decomposition, codes = random_layer(case, bases, bits, rng)
-            plain = plain_product(case, decomposition, codes)
-            out = (plain.shape[1], plain.shape[2])
-            shape = (case.channels // case.groups, *case.kernel)
-            packed = pack_filters(decomposition, kernel=shape, groups=case.groups, form=case.form)
-            _, blocks, rows, words, _, _ = packed.weights.shape
-            per_group = case.filters // case.groups
-            largest = int(np.abs(decomposition.coefficients.astype(int)).sum(axis=1).max())
-            for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
-                for isa in usable(program):
-                    header = struct.pack(
-                        "<18i",
-                        ISAS.index(isa), bases, *flushes(bits, largest),
-                        packed.weights[group].size, packed.valid.size, x.size,
-                        out[1], out[0] * out[1], blocks, rows, words, view["taps"],
-                        view["tap_bytes"], view["pixel_stride"], view["row_stride"],
-                        view["line_stride"],
-                    )  # fmt: skip
-                    parts = (packed.weights[group], packed.coefficients[group], packed.valid, x)
-                    arrays = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
-                    records.append(header + arrays)
-                    part = plain[group * per_group : (group + 1) * per_group]
-                    name = f"b{bases}q{bits} {isa} {case}"
-                    expected.append((name, part.reshape(per_group, -1)))
+    for layer in (*layers, *more):
+        case, bases, bits = layer.case, layer.bases, layer.bits
+        decomposition, codes = random_layer(case, bases, bits, rng)
+        fewer = np.trunc(decomposition.coefficients * layer.share).astype(np.int16)
+        decomposition = replace(decomposition, coefficients=fewer)
+        plain = plain_product(case, decomposition, codes)
+        out = (plain.shape[1], plain.shape[2])
+        shape = (case.channels // case.groups, *case.kernel)
+        packed = pack_filters(decomposition, kernel=shape, groups=case.groups, form=case.form)
+        _, blocks, rows, words, _, _ = packed.weights.shape
+        per_group = case.filters // case.groups
+        largest = int(np.abs(decomposition.coefficients.astype(int)).sum(axis=1).max())
+        for group, (x, view) in enumerate(views(case, codes, out, bits, rng)):
+            for isa in usable(program):
+                header = struct.pack(
+                    "<18i",
+                    ISAS.index(isa), bases, *flushes(bits, largest),
+                    packed.weights[group].size, packed.valid.size, x.size,
+                    out[1], out[0] * out[1], blocks, rows, words, view["taps"],
+                    view["tap_bytes"], view["pixel_stride"], view["row_stride"],
+                    view["line_stride"],
+                )  # fmt: skip
+                parts = (packed.weights[group], packed.coefficients[group], packed.valid, x)
+                arrays = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+                records.append(header + arrays)
+                part = plain[group * per_group : (group + 1) * per_group]
+                name = f"b{bases}q{bits} {isa} {case}"
+                expected.append((name, part.reshape(per_group, -1)))
     sums = run(program, records)
     for name, plain in expected:
         filters, pixels = plain.shape
@@ -138,9 +192,8 @@ def test_kernels_match_plain_product(
 def test_kernels_match_plain_product_on_boards(
     board: Board, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
-    bases = sorted({bases for bases, _ in CORNERS})
-    program = build(tmp_path, board.compiler(tool), board.flags, bases, board.emulator(tool))
-    check(program, CORNERS, LAYERS)
+    program = build(tmp_path, board.compiler(tool), board.flags, EVERY, board.emulator(tool))
+    check(program, CORNERS, LAYERS, random_layers(80))
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -186,6 +239,9 @@ def test_largest_sums(tmp_path: Path, tool: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("cap", sorted(set(COEFFICIENT_CAP.values())))
 def test_flush_interval_holds_in_16_bits(bits: int, cap: int) -> None:
-    flush = flush_interval(bits, cap)
+    flush, signed = flush_interval(bits, cap), signed_flush_interval(bits, cap)
+    assert signed >= 1
+    for code in (0, (1 << bits) - 1):
+        assert signed * 2 * abs(code - signed_offset(bits)) * cap < 2**15
     assert flush * 2 * ((1 << bits) - 1) * cap < 2**15
     assert flush >= WIDE_BELOW or (bits, cap) in ((8, 63), (7, 127), (8, 127))
