@@ -647,6 +647,9 @@ def deploy(host: str, project: Path, as_json: bool, **options: Any) -> None:
 @cli.command(epilog=_examples("bdcc tune out", "bdcc tune out --isa avx2 -o avx2.json"))
 @click.argument("project", type=PATH, metavar="OUT")
 @click.option(
+    "--ssh", "host", metavar="HOST", help="Measure there instead, as bdcc deploy reaches it."
+)
+@click.option(
     "--isa",
     metavar="NAME",
     help="An instruction set by name  [default: what OUT is planned for, if this CPU has it]",
@@ -661,16 +664,21 @@ def deploy(host: str, project: Path, as_json: bool, **options: Any) -> None:
 @click.option("--cache", type=CACHE, metavar="DIR|off", help="As of bdcc compile.")
 @JSON
 def tune(
-    project: Path, isa: str | None, output: Path | None, cache: Path | None, as_json: bool
+    project: Path,
+    host: str | None,
+    isa: str | None,
+    output: Path | None,
+    cache: Path | None,
+    as_json: bool,
 ) -> None:
-    """Measure the kernels on this machine, and keep the table for compilations to come.
+    """Measure the kernels on this machine or a board, and keep the table for compilations to come.
 
     Says what OUT's layers would take with it, and how to compile them by it. A minute or two.
     """
     from bdcc.pipeline.tables import tuning_of, tuning_text
 
     with _Watch() as watch:
-        result = tuning_of(project, isa, output=output, cache=cache, progress=watch)
+        result = tuning_of(project, isa, output=output, cache=cache, progress=watch, host=host)
     _print_json(result) if as_json else click.echo(tuning_text(result))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: 0BSD
-"""Measures what kernels cost: a network of small layers, one for each (bases, bits), is emitted,
-built and timed step by step, once with each family.
+"""Measures what kernels cost, here or on a board: a network of small layers, one for each (bases,
+bits), is emitted, built and timed step by step, once with each family.
 
 Convolutions have three shapes, in which products, weights and codes weigh differently; three costs
 that are not negative and fit their times best become the table's.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from bdcc.ir.graph import (
 )
 
 Progress = Callable[[str, int, int], None]
+Measure = Callable[[Path, str], Mapping[str, float]]
 PAIRS = tuple(itertools.product(range(1, 8), range(1, 9)))  # (bases, bits)
 ROUNDS = (3, 15)  # of the whole network: at least, at most
 BUDGET_S = 6.0
@@ -51,15 +53,27 @@ WIDE = 64, 28  # filters and side where the codes weigh most
 DENSE = 1536  # inputs and outputs; all dense layers together are larger than caches are
 
 
-def tune(isa: str, *, progress: Progress | None = None) -> dict[Key, Parts]:
-    """Costs of all kernels on this machine with one of its instruction sets, in nanoseconds."""
+def tune(
+    isa: str,
+    *,
+    target: Target | None = None,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> dict[Key, Parts]:
+    """Costs of all kernels with an instruction set, in nanoseconds. target: that is tuned for,
+    None: this machine; measure: builds a project and tells the least nanoseconds of each of its
+    steps by layer, None: here.
+    """
     graph = _network()
     model = _quantized(graph)
     ns: dict[Key, Parts] = {}
     isas = ISAS[:1] if isa == ISAS[0] else (ISAS[0], isa)
-    target = Target(
-        name=f"tune-{isa}", description="", cflags="-O2" if isa == ISAS[0] else "-O3", isas=isas
-    )
+    name = f"tune-{isa}"
+    if target is None:
+        cflags = "-O2" if isa == ISAS[0] else "-O3"
+        target = Target(name=name, description="", cflags=cflags, isas=isas)
+    else:
+        target = replace(target, name=name, isas=isas)
     for index, family in enumerate(FAMILIES):
         with tempfile.TemporaryDirectory(prefix="bdcc-tune-") as folder:
             if progress is not None:
@@ -71,10 +85,14 @@ def tune(isa: str, *, progress: Progress | None = None) -> dict[Key, Parts]:
                 families=dict.fromkeys(model.decomposed.layers, family),
             )
             emit_sources(plan, Path(folder))
-            with Library.open(Path(folder), isa=isa) as library, pinned():
-                times = _times(library)
+            times = (measure or _measure_here)(Path(folder), isa)
         ns |= _costs(graph, family, isa, times)
     return ns
+
+
+def _measure_here(project: Path, isa: str) -> dict[str, float]:
+    with Library.open(project, isa=isa) as library, pinned():
+        return _times(library)
 
 
 def _network() -> Graph:
@@ -167,7 +185,7 @@ def _times(library: Library) -> dict[str, float]:
     }
 
 
-def _costs(graph: Graph, family: Family, isa: str, times: dict[str, float]) -> dict[Key, Parts]:
+def _costs(graph: Graph, family: Family, isa: str, times: Mapping[str, float]) -> dict[Key, Parts]:
     by_pair: dict[tuple[Kind, int, int], list[WeightLayer]] = {}
     for layer in graph.weight_layers:
         kind: Kind = "conv" if isinstance(layer, Conv) else "dense"

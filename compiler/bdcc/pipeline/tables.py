@@ -6,12 +6,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.costs import (
     CostTable,
+    Key,
+    Parts,
     choose_kernels,
     read_cost_table,
     shipped_cost_table,
@@ -20,13 +23,45 @@ from bdcc.codegen.costs import (
 from bdcc.codegen.targets import ISAS, TARGETS, Target, planned_core, target_of
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
-from bdcc.host.facts import read_oracle
+from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
-from bdcc.host.tune import tune
+from bdcc.host.remote import Goal, match_target, probe_board, run_there
+from bdcc.host.tune import BUDGET_S, ROUNDS, tune
 from bdcc.pipeline.cache import default_folder
 from bdcc.report.report import read_report
 from bdcc.report.text import table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where kernels are measured: this machine, or a board. host: as ssh takes it, None: here;
+    name: what its processor calls itself; isas: instruction sets that it has, the widest last;
+    target: that describes the board.
+    """
+
+    name: str
+    isas: tuple[str, ...]
+    host: str | None = None
+    target: Target | None = None
+
+
+def host_of(target: str) -> str | None:
+    """What ssh takes, of a --target like ssh:pi@raspberrypi or ssh://pi@10.0.0.7:2222."""
+    if not target.startswith("ssh:"):
+        return None
+    return target if target.startswith("ssh://") else target.removeprefix("ssh:")
+
+
+def find_place(host: str | None) -> Place:
+    """This machine, or what answers at the host."""
+    if host is None:
+        return Place(name=machine_name(), isas=usable_isas())
+    board = probe_board(host)
+    target = match_target(board)
+    known = {ISAS[0], target.planned_for, *(board.isas or ())}
+    isas = tuple(isa for isa in ISAS if isa in known)
+    return Place(name=board.cpu, isas=isas, host=host, target=target)
 
 
 def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostTable:
@@ -48,10 +83,72 @@ def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostT
     return table
 
 
-def measured_file(isa: str, *, cache: Path | None) -> Path:
-    """Where the table of this machine is kept."""
-    machine = re.sub(r"[^A-Za-z0-9]+", "-", machine_name()).strip("-").lower()
-    return (cache or default_folder()) / "cost_tables" / f"{isa}-{machine}.json"
+def board_cost_table(
+    place: Place, choice: str, *, cache: Path | Literal["off"] | None, progress: Progress | None
+) -> CostTable:
+    """Of a board's target: the file that was chosen, else what was measured on such a board and is
+    in the cache, else what is measured now.
+    """
+    assert place.target is not None
+    target, isa = place.target, place.target.planned_for or ISAS[0]
+    if choice != "default":
+        return find_cost_table(target, choice, cache=None)
+    if cache == "off":
+        raise OptionError(
+            "off keeps no table of the board's kernels", layer="--cache", hint="Give --cost-table"
+        )
+    file = measured_file(isa, cache=cache, machine=place.name)
+    if not file.is_file():
+        _measure_table(isa, place, file, progress=progress)
+    return read_cost_table(file, source="measured")
+
+
+def measured_file(isa: str, *, cache: Path | None, machine: str | None = None) -> Path:
+    """Where the table of a machine is kept, None: of this one."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", machine or machine_name()).strip("-").lower()
+    return (cache or default_folder()) / "cost_tables" / f"{isa}-{name}.json"
+
+
+def _measure_table(isa: str, place: Place, file: Path, *, progress: Progress | None) -> None:
+    """Measures the place's kernels with that instruction set, and writes the table."""
+    if file.is_dir():
+        raise OutputError("is a folder", layer=str(file), hint="Give the name of a file")
+    if place.host is None:
+        ns = tune(isa, progress=progress)
+    else:
+        ns = _tune_there(isa, place.host, place.target, progress=progress)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(write_cost_table(isa, place.name, ns), "utf-8")
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
+
+
+def _tune_there(
+    isa: str, host: str, target: Target | None, *, progress: Progress | None
+) -> dict[Key, Parts]:
+    goal = Goal(by_step=True, rounds=ROUNDS, seconds=BUDGET_S, isa=isa)
+    ours = target if target is not None and target.planned_for == isa else None
+
+    def measure(project: Path, isa: str) -> dict[str, float]:
+        outcome = run_there(
+            host,
+            project,
+            goals=(goal,),
+            target=ours or find_target("host"),
+            selftest=False,
+        )
+        *steps, nothing = outcome.steps
+        facts = read_facts(project).steps
+        return {
+            fact["layer"]: max(step.least - nothing.least, 1.0)
+            for fact, step in zip(facts, steps, strict=True)
+        }
+
+    return tune(isa, target=ours, measure=measure, progress=progress)
 
 
 def tuning_of(
@@ -61,36 +158,32 @@ def tuning_of(
     output: Path | None,
     cache: Path | Literal["off"] | None,
     progress: Progress | None,
+    host: str | None = None,
 ) -> dict[str, Any]:
-    """Measure this machine's kernels with that instruction set (None: the one that the project is
-    planned for, or the widest of its target's that this CPU has), keep the table in the file or in
-    the cache, and tell what the project's layers would take by it, and what to do.
+    """Measure the kernels of this machine, or of the board at `host`, with that instruction set
+    (None: the one that the project is planned for, or the widest of its target's that the CPU has),
+    keep the table in the file or in the cache, and tell what the project's layers would take by it,
+    and what to do.
     """
     model, report = read_oracle(project), read_report(project)
     target = target_of(report)
-    wanted = target.planned_for or usable_isas()[-1]
-    isa = isa or max(set(usable_isas()) & set(target.isas), key=ISAS.index)
-    if isa not in usable_isas():
+    place = find_place(host)
+    wanted = target.planned_for or place.isas[-1]
+    if isa is None:
+        widest = max(set(place.isas) & set(target.isas), key=ISAS.index)
+        isa = wanted if wanted in place.isas else widest
+    if isa not in place.isas:
+        whose = "this CPU" if host is None else f"{host}'s CPU"
         raise OptionError(
-            f"'{isa}' is not an instruction set of this CPU; it has {', '.join(usable_isas())}",
+            f"'{isa}' is not an instruction set of {whose}; it has {', '.join(place.isas)}",
             layer="--isa",
         )
     if cache == "off":
         if output is None:
             raise OptionError("off keeps no table", layer="--cache", hint="Give -o FILE")
         cache = None
-    file = output or measured_file(isa, cache=cache)
-    if file.is_dir():
-        raise OutputError("is a folder", layer=str(file), hint="Give the name of a file")
-    text = write_cost_table(isa, machine_name(), tune(isa, progress=progress))
-    part = file.with_name(f"{file.name}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, "utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
+    file = output or measured_file(isa, cache=cache, machine=place.name)
+    _measure_table(isa, place, file, progress=progress)
     planned = {row["name"]: row["kernel"] for row in report["layers"]}
     rows = [
         {
@@ -103,19 +196,32 @@ def tuning_of(
     ]
     return {
         "isa": isa,
+        "isas": list(place.isas),
         "planned_for": wanted,
-        "machine": machine_name(),
+        "machine": place.name,
         "file": str(file),
         "layers": rows,
         "advice": _advice(
             rows,
             report["options"],
-            target=target if isa == wanted else next(t for t in TARGETS if t.planned_for == isa),
+            target=_advised(isa, target, place),
             file=file,
             cached=output is None,
             cache=cache,
         ),
     }
+
+
+def _advised(isa: str, target: Target, place: Place) -> Target:
+    """What to compile for by a table: the project's target if it is planned for what was measured,
+    else the board's, or any.
+    """
+    here = place.host is None and isa == place.isas[-1]
+    if target.planned_for == isa or (target.planned_for is None and here):
+        return target
+    if place.target is not None and place.target.planned_for == isa:
+        return place.target
+    return next(t for t in TARGETS if t.planned_for == isa)
 
 
 def _advice(
@@ -163,6 +269,6 @@ def tuning_text(result: Mapping[str, Any]) -> str:
     header = ["layer", "planned", "fastest", *(f"{family} us" for family in FAMILIES)]
     lines = [result["advice"], f"{result['isa']} on {result['machine']}: {result['file']}"]
     if (planned_for := result["planned_for"]) != result["isa"]:
-        lacking = "" if planned_for in usable_isas() else ", which this CPU does not have"
+        lacking = "" if planned_for in result["isas"] else ", which this CPU does not have"
         lines.append(f"the project is planned for {planned_for}{lacking}")
     return table(header, rows, left=3) + "\n\n" + "\n".join(lines)
