@@ -271,7 +271,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
         "auto|popcount|lut|bytedot",
         "Family of all layers' kernels  [default: auto, each its fastest]",
     ),
-    ("--target", TEXT, "NAME|FILE.toml", "What to build for, see bdcc targets  [default: host]"),
+    (
+        "--target",
+        TEXT,
+        "NAME|FILE.toml|ssh:HOST",
+        "What to build for, see bdcc targets, or a board to measure on  [default: host]",
+    ),
     (
         "--flash",
         INTEGER,

@@ -23,6 +23,7 @@ from bdcc.host.footprint import measure_footprint
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
 from bdcc.pipeline.cache import Arrays, Cache, Counts, open_cache
+from bdcc.pipeline.deploy import deploy_project
 from bdcc.pipeline.material import TOP, Judged, gather, judge, warn_of_repeats
 from bdcc.pipeline.measure import code_bytes, measure_built
 from bdcc.pipeline.models import Models, outline
@@ -34,9 +35,10 @@ from bdcc.pipeline.options import (
     default_metric,
 )
 from bdcc.pipeline.output import staged, write_manifest
+from bdcc.pipeline.project import open_project
 from bdcc.pipeline.reporting import find_missed, make_report
 from bdcc.pipeline.searching import Evaluator, check_search, choose
-from bdcc.pipeline.tables import find_cost_table
+from bdcc.pipeline.tables import board_cost_table, find_cost_table, find_place, host_of
 from bdcc.pipeline.workshop import Workshop
 from bdcc.report.html import render_html
 from bdcc.report.report import Report, compare, write_json
@@ -94,14 +96,19 @@ def compile_model(
 ) -> CompileResult:
     """Compile an ONNX file to a project in options.output, as `bdcc compile` does.
 
+    A target like ssh:pi@raspberrypi is the one that describes the board there; kernels, unless they
+    were before, and the project are timed on it.
     progress(stage, done, total) is called while something takes long; say(line) tells what was
     found finished when options.resume is set. Raises BdccError for what the user can act on, and
     leaves nothing behind then. Larger models start worker processes, so that a script needs
     `if __name__ == "__main__":`.
     """
     began = time.monotonic()
+    host = host_of(options.target)
+    place = None if host is None else find_place(host)
+    if place is not None and place.target is not None:
+        options = replace(options, target=place.target.name)
     target = find_target(options.target)
-    cost_table = find_cost_table(target, options.cost_table, cache=options.cache_folder)
     check_compiler()
     graph = load_onnx(model)
     layers = choose_layers(graph, options)
@@ -113,6 +120,11 @@ def compile_model(
     check_cluster(options.workers)
     with staged(options.output, force=options.force) as project, open_cache(options.cache) as cache:
         clock = Clock(cache=cache)
+        cost_table = (
+            find_cost_table(target, options.cost_table, cache=options.cache_folder)
+            if place is None
+            else board_cost_table(place, options.cost_table, cache=options.cache, progress=progress)
+        )
         with clock.stage("pictures"):
             material = gather(graph, options, preprocess=preprocess, cache=cache, progress=progress)
         workshop = Workshop(
@@ -230,10 +242,14 @@ def compile_model(
         (project / "report.html").write_text(render_html(report.as_json()), "utf-8")
         with clock.stage("verify"):
             verify(project, images=search.pictures.batch([0]), progress=progress)
-        speed = bench(project)
+        if host is None:
+            speed = bench(project)
+            timed: dict[str, Any] = {"min_ms": speed.min_ms, "median_ms": speed.median_ms}
+        else:
+            timed = deploy_project(host, open_project(project), progress=progress)
         timings = {
             **clock.as_json(),
-            "bench": {"min_ms": speed.min_ms, "median_ms": speed.median_ms},
+            "bench": timed,
             "total_s": round(time.monotonic() - began, 3),
         }
         write_json(timings, project / "timings.json")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bdcc.codegen.targets import find_target
+from bdcc.codegen.targets import target_of
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_facts
@@ -41,7 +41,7 @@ def deploy_project(
         host,
         project.folder,
         goals=(WHOLE, STEPS),
-        target=find_target(project.report["target"]),
+        target=target_of(project.report),
         threads=threads,
         keep=keep,
         progress=progress,

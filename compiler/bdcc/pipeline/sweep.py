@@ -30,6 +30,7 @@ from bdcc.pipeline.commands import arguments_of, compile_command
 from bdcc.pipeline.compile import CompileResult, compile_model
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.sweep_folder import SweepFolder, Times, digest, point_key
+from bdcc.pipeline.tables import host_of
 from bdcc.report.report import predicted_loss, write_json
 from bdcc.report.sweep import SCHEMA_VERSION, sweep_csv, sweep_html
 from bdcc.report.sweep_figure import draw_sweep
@@ -63,6 +64,12 @@ class SweepOptions:
     def __post_init__(self) -> None:
         if not self.drops:
             raise OptionError("an empty list", layer="--D", hint="Give tolerances like 1,2,4")
+        if host_of(self.compile.target) is not None:
+            raise OptionError(
+                "a sweep takes its times on this machine",
+                layer="--target",
+                hint="Name the board's target, and give --cost-table FILE of bdcc tune --ssh",
+            )
         for drop in self.drops:
             replace(self.compile, max_drop_pp=drop)  # refuses what no compilation takes
         wrong = next((q for q in self.fixed_bits if not 1 <= q <= MAX_BITS), None)

@@ -20,7 +20,7 @@ from bdcc.codegen.costs import (
     shipped_cost_table,
     write_cost_table,
 )
-from bdcc.codegen.targets import ISAS, TARGETS, Target, planned_core, target_of
+from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, OutputError
 from bdcc.host.facts import read_facts, read_oracle

@@ -153,9 +153,8 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         if board["target"] == report["target"]
     ]
     if bench := timings.get("bench"):
-        rows.append(
-            ("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, this machine)")
-        )
+        where = bench.get("host", "this machine")
+        rows.append(("one picture", f"{bench['median_ms']:.2f} ms (median, one thread, {where})"))
     spent = [
         f"{stage} {timings[f'{stage}_s']:.1f} s{_source(stage, timings)}"
         for stage in ("decompose", "search", "build")
