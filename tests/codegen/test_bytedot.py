@@ -171,6 +171,41 @@ def check(
     assert sums.size == 0
 
 
+def check_largest_sums(program: Program) -> None:
+    """All codes at the top, or at 0, and all weights at plus or minus their cap: no int16 runs
+    over.
+    """
+
+    def extreme(bases: int) -> Decomposition:
+        each = np.full(bases, COEFFICIENT_CAP[bases] // bases)
+        each[0] += COEFFICIENT_CAP[bases] - each.sum()
+        return Decomposition(
+            coefficients=np.array([each, -each], np.int16),
+            signs=np.full((2, 256), (1 << bases) - 1, np.uint8),
+            scale=np.ones(2, np.float32),
+            bias=np.zeros(2, np.float32),
+        )
+
+    records, expected, isas = [], [], usable(program)
+    for bases in EVERY:
+        packed = pack_filters(extreme(bases), kernel=(256, 1, 1), groups=1, form="direct")
+        cap = COEFFICIENT_CAP[bases]
+        for bits, top in [*((bits, (1 << bits) - 1) for bits in range(1, 9)), (8, 0)]:
+            x = np.full(7 * 256, top, np.uint8)
+            parts = (packed.weights, packed.coefficients, packed.valid, x)
+            for isa in isas:
+                header = struct.pack(
+                    "<18i", ISAS.index(isa), bases, *flushes(bits, cap), packed.weights.size,
+                    packed.valid.size, x.size, 7, 7, 1, 1, 4, 1, 256, 256, 0, 0,
+                )  # fmt: skip
+                arrays = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+                records.append(header + arrays)
+                expected.append(256 * cap * top)
+    sums = run(program, records).reshape(-1, 7, 8)
+    assert (sums[:, :, 0] == np.reshape(expected, (-1, 1))).all()
+    assert (sums[:, :, 1] == -np.reshape(expected, (-1, 1))).all()
+
+
 @pytest.mark.parametrize(
     ("cc", "flags"),
     [
@@ -194,6 +229,7 @@ def test_kernels_match_plain_product_on_boards(
 ) -> None:
     program = build(tmp_path, board.compiler(tool), board.flags, EVERY, board.emulator(tool))
     check(program, CORNERS, LAYERS, random_layers(80))
+    check_largest_sums(program)
 
 
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -203,37 +239,7 @@ def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]
 
 
 def test_largest_sums(tmp_path: Path, tool: Callable[[str], str]) -> None:
-    """All codes at the top and all weights at plus or minus their cap: no int16 runs over."""
-    case = Case(form="direct", channels=256, size=(1, 7), kernel=(1, 1), filters=2)
-    program = build(tmp_path, tool("gcc"), ["-O1", "-fsanitize=undefined"], EVERY)
-
-    def extreme(bases: int) -> Decomposition:
-        each = np.full(bases, COEFFICIENT_CAP[bases] // bases)
-        each[0] += COEFFICIENT_CAP[bases] - each.sum()
-        return Decomposition(
-            coefficients=np.array([each, -each], np.int16),
-            signs=np.full((2, case.channels), (1 << bases) - 1, np.uint8),
-            scale=np.ones(2, np.float32),
-            bias=np.zeros(2, np.float32),
-        )
-
-    for bases in EVERY:
-        packed = pack_filters(extreme(bases), kernel=(256, 1, 1), groups=1, form="direct")
-        cap = COEFFICIENT_CAP[bases]
-        for bits in range(1, 9):
-            x = np.full(7 * 256, (1 << bits) - 1, np.uint8)
-            parts = (packed.weights, packed.coefficients, packed.valid, x)
-            records = [
-                struct.pack(
-                    "<18i", ISAS.index(isa), bases, *flushes(bits, cap), packed.weights.size,
-                    packed.valid.size, x.size, 7, 7, 1, 1, 4, 1, 256, 256, 0, 0,
-                )
-                + b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
-                for isa in usable(program)
-            ]  # fmt: skip
-            sums = run(program, records).reshape(-1, 8)
-            assert (sums[:, 0] == 256 * cap * ((1 << bits) - 1)).all()
-            assert (sums[:, 1] == -256 * cap * ((1 << bits) - 1)).all()
+    check_largest_sums(build(tmp_path, tool("gcc"), ["-O1", "-fsanitize=undefined"], EVERY))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
