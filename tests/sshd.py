@@ -16,6 +16,17 @@ from pathlib import Path
 
 HOSTILE = "it's a $(touch broken) place; `exit 3` *"  # for whoever does not quote
 
+EMULATED = """case " $* " in
+*" -shared "* | *" -c "* | *" -E "* | *" -dumpmachine "*) exec {gcc} "$@" ;;
+esac
+{gcc} "$@" -static || exit
+while [ $# -gt 1 ]; do [ "$1" = -o ] && out=$2; shift; done
+case $out in /*) exit ;; esac
+mv "$out" "$out.elf"
+echo '#!/bin/sh' >"$out"
+echo 'exec {qemu} -cpu cortex-a72 '"$out.elf"' "$@"' >>"$out"
+chmod +x "$out" """
+
 
 class Sshd:
     """folder: where all of it lies; bin: first in the board's PATH; tmp: its place for temporary
@@ -68,6 +79,12 @@ class Sshd:
         file = self.bin / name
         file.write_text(f"#!/bin/sh\n{script}\n")
         file.chmod(0o755)
+
+    def emulate(self, tool: Callable[[str], str]) -> None:
+        """Its compiler is of AArch64, and the programs that it makes run under QEMU."""
+        gcc, qemu = tool("aarch64-linux-gnu-gcc"), tool("qemu-aarch64")
+        self.program("ar", f'exec {tool("aarch64-linux-gnu-ar")} "$@"')
+        self.program("cc", EMULATED.format(gcc=gcc, qemu=qemu))
 
     def start(self) -> None:
         quoted = " ".join(f'"{key}={value}"' for key, value in self.environment.items())

@@ -111,19 +111,7 @@ def test_an_emulated_board(
     tmp_path: Path,
 ) -> None:
     """An AArch64 compiler whose programs run under QEMU."""
-    gcc, qemu = tool("aarch64-linux-gnu-gcc"), tool("qemu-aarch64")
-    board.program("ar", f'exec {tool("aarch64-linux-gnu-ar")} "$@"')
-    board.program(
-        "cc",
-        f"""case " $* " in *" -shared "* | *" -c "* | *" -dumpmachine "*) exec {gcc} "$@" ;; esac
-{gcc} "$@" -static || exit
-while [ $# -gt 1 ]; do [ "$1" = -o ] && out=$2; shift; done
-case $out in /*) exit ;; esac
-mv "$out" "$out.elf"
-echo '#!/bin/sh' >"$out"
-echo 'exec {qemu} -cpu cortex-a72 '"$out.elf"' "$@"' >>"$out"
-chmod +x "$out" """,
-    )
+    board.emulate(tool)
     board.start()
     project = tmp_path / "net"
     write(model, project)

@@ -20,7 +20,7 @@ from trained_network import Trained
 from bdcc import cli
 from bdcc.codegen.binary import FAMILIES
 from bdcc.codegen.costs import Key, Parts, read_cost_table, shipped_cost_table
-from bdcc.codegen.targets import planned_core
+from bdcc.codegen.targets import find_target, planned_core
 from bdcc.host import tune
 from bdcc.host.facts import read_facts
 from bdcc.host.machine import machine_name, usable_isas
@@ -190,6 +190,30 @@ def test_compiling_for_a_board(
     assert "--cache: off keeps no table of the board's kernels. Give --cost-table." in error
     assert call("sweep", *given, "--D", "1") == 1
     assert "--target: a sweep takes its times on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiling_for_an_emulated_board(
+    board: Sshd,
+    trained: Trained,
+    few_kernels: list[str],
+    tool: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    board.emulate(tool)
+    board.start()
+    out = tmp_path / "out"
+    fixed = (*trained.data, "--bases", 2, "--q", 4, "--limit", 20, "-o", out)
+    given = (trained.model, "--target", f"ssh:{PI}", "--cache", tmp_path / "cache", *fixed)
+    assert call("compile", *given) == 0
+    report, timings = (
+        json.loads((out / f"{name}.json").read_text()) for name in ("report", "timings")
+    )
+    target = find_target(report["target"])
+    assert (target.machine, target.planned_for) == ("aarch64", "neon")
+    assert (few_kernels, report["cost_table"]["isa"]) == (["neon"], "neon")
+    assert timings["bench"]["isa"] == "neon"
+    assert timings["bench"]["board"]["machine"] == "aarch64-linux-gnu"
 
 
 def test_a_target_s_host() -> None:

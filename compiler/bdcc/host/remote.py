@@ -421,7 +421,7 @@ def _failure(work: _Work, status: int, errors: str) -> BdccError:
         case "tools":
             theirs = found.get("machine", ["an unknown machine"])[0]
             message = f"its compiler builds for {theirs}; the project is for {work.planned_for}"
-            hint = "Compile for the target that the board is, see bdcc targets"
+            hint = f"bdcc compile --target ssh:{where} finds the target that it is"
         case "build" | "probe":
             message, hint = f"the project does not build there ({first_error(said)})", None
         case "selftest" if status == MismatchError.exit_code:
