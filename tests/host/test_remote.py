@@ -339,6 +339,7 @@ def test_what_says_that_all_is_well(board: Sshd, net: Path) -> None:
         ("cortex-a53", "aarch64-linux-gnu", 416, ("generic", "neon"), "rpi-zero2"),
         ("cortex-a53", "aarch64-linux-gnu", 906, ("generic", "neon"), "rpi3"),
         ("cortex-a53", "arm-linux-gnueabihf", 906, ("generic",), "rpi3-32"),
+        ("cortex-a76", "arm-linux-gnueabihf", 7900, ("generic",), "rpi4-32"),
         ("cortex-a7", "arm-linux-gnueabihf", 920, ("generic",), "rpi2"),
         ("arm1176jzf-s", "arm-linux-gnueabihf", 430, ("generic", "simd32"), "rpi-zero"),
         (None, "aarch64-linux-gnu", 7900, ("generic", "neon", "neondot"), "rpi5"),

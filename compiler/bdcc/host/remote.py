@@ -48,6 +48,7 @@ BLOCK = 1 << 16
 PATIENCE_S = 15  # for a board to put things away
 LOST = re.compile("(?i)connection|broken pipe|timeout|closed by")
 FOLDER = re.compile(r"/.*/bdcc\.[A-Za-z0-9]{6,}")
+IN_32_BITS = {"cortex-a53": "rpi3-32", "cortex-a76": "rpi4-32"}  # targets of cores that name others
 STAGES = ("folder", "copy", "tools", "build", "selftest", "bench")
 
 
@@ -120,6 +121,8 @@ def probe_board(destination: str) -> Board:
 def match_target(board: Board) -> Target:
     """The target that describes it best: its core, else its instruction set, and its memory."""
     machine = board.machine
+    if machine.startswith("arm") and board.core in IN_32_BITS:
+        return find_target(IN_32_BITS[board.core])
     fitting = [t for t in TARGETS if t.machine and machine.startswith(t.machine) and not t.bare]
     same = [t for t in fitting if t.core == board.core] or [
         t for t in fitting if board.isas is not None and t.planned_for == board.isas[-1]
