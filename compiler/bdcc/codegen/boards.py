@@ -13,13 +13,13 @@ from bdcc.ir.graph import Conv, macs
 
 # Multiply-accumulates of float convolutions in a cycle of each core: tools/model_kernels.py --float
 FLOAT_MACS = {
-    "arm1176jzf-s": 0.15,
-    "cortex-a7": 0.15,
-    "cortex-a53": 0.94,
-    "cortex-a72": 1.7,
-    "cortex-a76": 1.6,
-    "cortex-m4": 0.13,
-    "cortex-m7": 0.16,
+    "arm1176jzf-s": 0.43,
+    "cortex-a7": 0.24,
+    "cortex-a53": 1.11,
+    "cortex-a72": 1.73,
+    "cortex-a76": 1.66,
+    "cortex-m4": 0.3,
+    "cortex-m7": 0.28,
 }
 
 
