@@ -232,6 +232,19 @@ def test_kernels_match_plain_product_on_boards(
     check_largest_sums(program)
 
 
+@pytest.mark.parametrize("flags", ["-O0", "-O2 -fno-omit-frame-pointer"])
+def test_clang_has_fewer_registers(
+    flags: str, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    board = next(board for board in CORES if board.cpu == "arm1176")
+    board.compiler(tool)  # its libraries
+    every = ["--target=arm-linux-gnueabi", *flags.split(), *board.flags]
+    optimised = [flag for flag in every if flag != "-O3"]
+    program = build(tmp_path, tool("clang"), optimised, EVERY, board.emulator(tool))
+    assert "simd32" in programs.usable(program)
+    check(program, CORNERS, LAYERS)
+
+
 def test_every_pair_of_bases_and_bits(tmp_path: Path, tool: Callable[[str], str]) -> None:
     case = Case(form="direct", channels=24, size=(3, 9), kernel=(2, 3), pads=(1, 0, 0, 2), zero=1)
     pairs = [(bases, bits) for bases in EVERY for bits in range(1, 9)]
