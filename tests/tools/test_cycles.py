@@ -85,6 +85,7 @@ def test_a_block_that_jumps_to_its_start_loops() -> None:
         ("ldr r0, [pc, #16]", False, "ldr r0, [pc, #16]"),
         ("bic r0, r0, r1", False, "bic r0, r0, r1"),
         ("vst1.8 {d16, d17}, [r1]", False, "vst1.8 {d16, d17}, [r1]"),
+        ("vcmpe.f32 s13, #0", False, "vsub.f32 s31, s13, s13"),
     ],
 )
 def test_branches_go_to_a_label(instruction: str, branch: bool, plain: str) -> None:
