@@ -50,6 +50,8 @@ enum {
 #define BDCC_TARGET_NEONDOT
 #elif defined(__clang__)
 #define BDCC_TARGET_NEONDOT __attribute__((target("dotprod")))
+#elif defined(__ARM_FEATURE_COMPLEX) || defined(__ARM_FEATURE_SVE) || defined(__ARM_FEATURE_MATMUL_INT8)
+#define BDCC_TARGET_NEONDOT __attribute__((target("+dotprod"))) /* of ARMv8.2 at least, as this asks for */
 #else
 #define BDCC_TARGET_NEONDOT __attribute__((target("arch=armv8.2-a+dotprod+crypto+fp16")))
 #endif
