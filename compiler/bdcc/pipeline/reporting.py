@@ -195,7 +195,10 @@ def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str,
             "--data to measure"
         )
     if options.target == "host":
-        notes.append("built for this machine (--target host); bdcc targets lists the others")
+        notes.append(
+            "built for this machine (--target host); a Raspberry Pi 4's is rpi4, and bdcc targets "
+            "lists all"
+        )
     return tuple(notes)
 
 
