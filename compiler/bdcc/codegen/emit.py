@@ -193,12 +193,13 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
             for i in range(0, len(words), 8)
         ],
         "target": plan.target.name,
-        "cflags": " ".join(flag for flag in flags if flag.startswith("-O")),
+        "cflags": " ".join(flag for flag in flags if flag.startswith("-O")) or "-O3",
         "cpu_flags": " ".join(flag for flag in flags if not flag.startswith("-O")),
         "machine": machine,
         "arm32": machine == "arm",
         "armv6": plan.target.armv6,
         "cross": plan.target.cross,
+        "bare": plan.target.bare,
         "emulator": f"qemu-{machine}" if plan.target.cross and not plan.target.bare else "",
         "portable": int(plan.target.portable),
     }

@@ -186,7 +186,7 @@ def _names() -> str:
 # None: a number.
 KEYS = {
     "description": ("description", r"[^\n]*"),
-    "cflags": ("cflags", r"(-[\w=,.+:/@%-]+ ?)*"),
+    "cflags": ("cflags", r"(-[\w=,.+:/@%-]+( +|$))*"),
     "cross": ("cross", r"([\w./+-]+-)?"),
     "machine": ("machine", r"[\w-]+"),
     "flash": ("flash_bytes", None),
