@@ -173,6 +173,7 @@ def test_kernels_match_plain_product_on_boards(
 ) -> None:
     """The corners, and random layers: 7 of every pair."""
     program = build(tmp_path, board.compiler(tool), board.flags, CORNERS, board.emulator(tool))
+    assert board.target.planned_for in usable(program)
     check(program, CORNERS, CASES)
     check(program, CORNERS, random_cases(7, np.random.default_rng(11)))
 

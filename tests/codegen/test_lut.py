@@ -229,6 +229,7 @@ def test_kernels_match_plain_product_on_boards(
     rng = np.random.default_rng(list(board.cpu.encode()))
     pairs = [*CORNERS[3:7], *(EVERY[i] for i in rng.choice(len(EVERY), 5, replace=False))]
     program = build(tmp_path, board.compiler(tool), board.flags, pairs, board.emulator(tool))
+    assert board.target.planned_for in usable(program)
     random = [(pairs[i % len(pairs)], random_case(rng)) for i in range(RANDOM)]
     check(program, [*product(pairs[:4], LAYERS), *random])
 

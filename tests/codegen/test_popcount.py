@@ -230,6 +230,7 @@ def test_kernels_match_plain_product_on_boards(
     rng = np.random.default_rng(list(board.cpu.encode()))
     pairs = sorted({*PAIRS, EVERY[int(rng.integers(len(EVERY)))]})
     program = build(tmp_path, board.compiler(tool), board.flags, pairs, board.emulator(tool))
+    assert board.target.planned_for in usable(program)
     random = [
         (pairs[i % len(pairs)], random_case(pairs[i % len(pairs)][1], rng)) for i in range(RANDOM)
     ]
@@ -274,6 +275,7 @@ def test_largest_sums_on_boards(board: Board, tmp_path: Path, tool: Callable[[st
     every = (1, 2, 3, 4, 5, 7, 8)
     pairs, flags = [(1, bits) for bits in every], [*board.flags, "-O1"]
     program = build(tmp_path, board.compiler(tool), flags, pairs, board.emulator(tool))
+    assert board.target.planned_for in usable(program)
     check_largest_sums(program, every)
 
 
