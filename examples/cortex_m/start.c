@@ -54,7 +54,7 @@ static void fault(void) {
 
 void reset(void) {
     CPACR |= 0xFu << 20; /* the floating-point unit, before anything uses it */
-    __asm__ volatile("dsb\nisb");
+    __asm__ volatile("dsb\nisb" : : : "memory");
     for (uint32_t *to = data_begin, *from = data_in_flash; to < data_end;) *to++ = *from++;
     for (uint32_t *to = bss_begin; to < (uint32_t *)(void *)bss_end;) *to++ = 0;
     board_exit(main());
