@@ -117,8 +117,8 @@ def find_blocks(code: Mapping[int, str], total: Counts) -> list[Block]:
 
 
 def _plain(instruction: str) -> str:
-    """As llvm-mca takes it: a branch goes to a label, a call is a jump. A comparison of floats, which
-    the model of a Cortex-M7 lacks, is a subtraction.
+    """As llvm-mca takes it: a branch goes to a label, a call is a jump, and a comparison of floats,
+    which the model of a Cortex-M7 lacks, is a subtraction.
     """
     if not is_branch(instruction):
         return re.sub(r"^vcmpe?(\w*)\.f32 (s\d+), .*", r"vsub\1.f32 s31, \2, \2", instruction)

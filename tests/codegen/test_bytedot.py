@@ -234,9 +234,7 @@ def test_kernels_match_plain_product_on_boards(
 
 
 @pytest.mark.parametrize("flags", ["-O0", "-O2 -fno-omit-frame-pointer"])
-def test_clang_has_fewer_registers(
-    flags: str, tmp_path: Path, tool: Callable[[str], str]
-) -> None:
+def test_clang_has_fewer_registers(flags: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
     board = next(board for board in CORES if board.cpu == "arm1176")
     board.compiler(tool)  # its libraries
     every = ["--target=arm-linux-gnueabi", *flags.split(), *board.flags]
