@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bdcc.codegen.targets import target_of
 from bdcc.report.report import is_bound, predicted_loss
 
 JUDGES = {
@@ -142,7 +143,7 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         ("arena", size(sizes["arena_bytes"])),
     ]
     if sizes["code_bytes"] is not None:
-        rows.append(("code", size(sizes["code_bytes"])))
+        rows.append(("code", f"{size(sizes['code_bytes'])}, of the library that was measured here"))
     if sizes.get("flash_bytes") is not None:
         rows.append(("flash", f"{size(sizes['flash_bytes'])}: weights, code and constants"))
         stack = size(sizes["stack_bytes"])
@@ -161,7 +162,10 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
         if f"{stage}_s" in timings
     ]
     rows.append(("took", f"{timings['total_s']:.1f} s ({', '.join(spent)})"))
-    rows.append(("next", f"make -C {project}   bdcc verify {project}   bdcc run {project} PICTURE"))
+    target = target_of(report)
+    make = f"make -C {project}" + (f" CROSS={target.cross}" if target.cross else "")
+    deploy = "" if target.bare or not target.cross else f"   bdcc deploy USER@BOARD {project}"
+    rows.append(("next", f"{make}   bdcc verify {project}   bdcc run {project} PICTURE{deploy}"))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in rows)
 
