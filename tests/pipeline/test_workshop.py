@@ -122,4 +122,4 @@ def test_code_and_stack_count(tmp_path: Path) -> None:
     plan = tight.plan(model)
     assert plan.arena_bytes + 100 <= roomy.arena_bytes + 99
     with pytest.raises(OptionError, match="and its stack and handle 100; allowed are"):
-        replace(tight, ram_bytes=plan.arena_bytes // 2).plan(model)
+        replace(tight, ram_bytes=1000).plan(model)
