@@ -493,7 +493,8 @@ def test_tune_says_what_to_do(
 
     def measured(isa: str, *, progress: object) -> dict[Key, Parts]:
         ns = shipped_cost_table(isa).ns
-        return {k: (1e-6,) * len(v) if k[0] == fastest else v for k, v in ns.items()}
+        least = (1e-6, 1e-6, 1e-6, 0.0)  # nothing that is measured has a price of its outputs
+        return {k: least[: len(v)] if k[0] == fastest else v for k, v in ns.items()}
 
     monkeypatch.setattr(tables, "tune", measured)
     out = tmp_path / "out"

@@ -87,7 +87,12 @@ exec sleep 60""",
     )
     board.start()
     with subprocess.Popen(
-        bdcc("deploy", PI, project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        bdcc("deploy", PI, project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell runs in its background would hand down that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for _ in range(600):
             if marker.exists():
@@ -95,7 +100,7 @@ exec sleep 60""",
             time.sleep(0.05)
         assert len(list(board.tmp.iterdir())) == 1
         process.send_signal(name)
-        said, error = process.communicate(timeout=30)
+        said, error = process.communicate(timeout=120)
     assert said == ""
     if name == signal.SIGKILL:
         assert (process.returncode, error) == (-9, "")
