@@ -14,8 +14,8 @@
 #include <time.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
+#elif defined(__aarch64__)
+#include "bdcc_isa.h"
 #endif
 
 enum { REPEATS = 250, ROUNDS = 16000, PASSES = 24, PARTS = 64 };
@@ -212,13 +212,6 @@ static void read128(const unsigned char *p, size_t bytes, size_t ahead) {
 
 #define TIMES12(L) L(0) L(1) L(2) L(3) L(4) L(5) L(6) L(7) L(8) L(9) L(10) L(11)
 #if defined(__aarch64__)
-#if defined(__ARM_FEATURE_DOTPROD)
-#define WITH_DOT
-#elif defined(__clang__)
-#define WITH_DOT __attribute__((target("dotprod")))
-#else
-#define WITH_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
-#endif
 #define LOOP(name, lines)                                                                                        \
     static void name(long rounds) {                                                                              \
         __asm__ volatile(".p2align 5\n1:\n\t" lines "subs %0, %0, #1\n\tb.ne 1b\n\t"           \
@@ -229,7 +222,7 @@ static void read128(const unsigned char *p, size_t bytes, size_t ahead) {
 #define LOOK_UP(i) "tbl v12.16b, {v14.16b}, v15.16b\n\tadd v" #i ".16b, v" #i ".16b, v12.16b\n\t"
 #define MULTIPLY(i) "smlal v" #i ".8h, v14.8b, v15.8b\n\t"
 #define DOT(i) "sdot v" #i ".4s, v14.16b, v15.16b\n\t"
-WITH_DOT LOOP(sdot, TIMES12(DOT))
+BDCC_TARGET_NEONDOT LOOP(sdot, TIMES12(DOT))
 #elif defined(__ARM_NEON)
 #define LOOP(name, lines)                                                                                        \
     static void name(long rounds) {                                                                              \
@@ -363,8 +356,8 @@ int main(int argc, char **argv) {
         {"tbl128", 1, tbl128, 12, 1},
         {"smlal128", 1, smlal128, 12, 1},
 #endif
-#if defined(__aarch64__) && defined(__linux__)
-        {"sdot128", (int)(getauxval(AT_HWCAP) >> 20 & 1), sdot, 12, 1}, /* HWCAP_ASIMDDP */
+#if defined(__aarch64__)
+        {"sdot128", bdcc_isa_usable(BDCC_ISA_NEONDOT), sdot, 12, 1},
 #endif
         {"adder128", 1, adder128, 6, 1},
         {"madd128", 1, mac128, 12, 1},

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bdcc.codegen.emit import shipped
 from bdcc.errors import BuildError
 from bdcc.host.build import compile_program
 
@@ -41,7 +42,7 @@ def measure_machine(*, weight_bytes: int) -> Machine:
     """Compiles and runs probe.c, which takes less than a second. Raises BuildError."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "probe")
-        compile_program(SOURCE, program, arguments=ARGUMENTS)
+        compile_program(SOURCE, program, arguments=[*ARGUMENTS, f"-I{shipped('runtime')}"])
         command = [str(program), str(max(weight_bytes, 1))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
