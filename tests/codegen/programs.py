@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,22 @@ def build(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Program(path=program, emulator=tuple(emulator))
+
+
+def build_pairs(
+    kernels: str,
+    variables_of: Callable[[Sequence[Any]], Mapping[str, Any]],
+    folder: Path,
+    cc: str,
+    flags: Sequence[str],
+    pairs: Sequence[Any],
+    emulator: Sequence[str] = (),
+) -> Program:
+    """`build` with the variables that a family's `template_variables` gives."""
+    variables = variables_of(pairs)
+    return build(
+        folder, cc, flags, emulator=emulator, kernels=kernels, variables=variables, select=pairs
+    )
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,23 +69,7 @@ def random_cases(count: int, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-def build(
-    folder: Path,
-    cc: str,
-    flags: Sequence[str],
-    pairs: Sequence[tuple[int, int]],
-    emulator: Sequence[str] = (),
-) -> Program:
-    variables = template_variables(pairs)
-    return programs.build(
-        folder,
-        cc,
-        flags,
-        emulator=emulator,
-        kernels="bytedot_dense",
-        variables=variables,
-        select=pairs,
-    )
+build = partial(programs.build_pairs, "bytedot_dense", template_variables)
 
 
 def random_layer(

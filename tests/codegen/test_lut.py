@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -97,17 +98,7 @@ def random_case(rng: np.random.Generator) -> Case:
     )  # fmt: skip
 
 
-def build(
-    folder: Path,
-    cc: str,
-    flags: Sequence[str],
-    pairs: Sequence[tuple[int, int]],
-    emulator: Sequence[str] = (),
-) -> Program:
-    variables = template_variables(pairs)
-    return programs.build(
-        folder, cc, flags, emulator=emulator, kernels="lut", variables=variables, select=pairs
-    )
+build = partial(programs.build_pairs, "lut", template_variables)
 
 
 def views(

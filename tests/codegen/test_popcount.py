@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -106,17 +107,7 @@ def random_case(bits: int, rng: np.random.Generator) -> Case:
     )  # fmt: skip
 
 
-def build(
-    folder: Path,
-    cc: str,
-    flags: Sequence[str],
-    pairs: Sequence[tuple[int, int]],
-    emulator: Sequence[str] = (),
-) -> Program:
-    variables = template_variables(pairs)
-    return programs.build(
-        folder, cc, flags, emulator=emulator, kernels="popcount", variables=variables, select=pairs
-    )
+build = partial(programs.build_pairs, "popcount", template_variables)
 
 
 def random_layer(
