@@ -15,6 +15,11 @@ from sshd import Sshd
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_ALL = os.environ.get("BDCC_REQUIRE_REAL") == "1"
 
+# `make test` would make every make of a test its part: one that says which folder it is in, and is
+# given its options. Tests expect what a person sees who types the command.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+    os.environ.pop(name, None)
+
 
 def _missing(what: str) -> None:
     """Skips; fails where BDCC_REQUIRE_REAL=1 says that everything must be there."""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*command: str | Path, cwd: Path) -> str:
     """What a command prints; the checkout and this environment's settings are out of its sight."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MAKEFLAGS")}
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment = {**kept, "BDCC_CACHE": str(cwd / "cache"), "CFLAGS": "-O1"}
     done = subprocess.run(
         [str(part) for part in command],
