@@ -16,7 +16,7 @@ import pytest
 
 from bdcc.approx.model import COEFFICIENT_CAP, Decomposition
 from bdcc.codegen.bytedot_dense import dense_parameters, template_variables
-from bdcc.codegen.packing import pack_filters
+from bdcc.codegen.packing import pack_filters, side_by_side
 from bdcc.codegen.targets import ISAS
 from boards import CORES, Board
 from codegen import programs
@@ -104,7 +104,9 @@ def record(case: Case, isa: int, bits: int, decomposition: Decomposition, codes:
     header = struct.pack("<7i", isa, bases, bits, words, blocks, case.first, case.count)
     x = np.zeros(64 * words, np.uint8)
     x[: case.inputs] = codes
-    return header + b"".join(a.tobytes() for a in (packed.weights, packed.coefficients, x))
+    return header + b"".join(
+        a.tobytes() for a in (side_by_side(packed.weights), packed.coefficients, x)
+    )
 
 
 def check(program: Program, pairs: Sequence[tuple[int, int]], cases: Sequence[Case]) -> None:

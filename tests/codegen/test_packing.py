@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from bdcc.approx.model import Decomposition
-from bdcc.codegen.packing import Form, Kernel, pack_filters, run_shape, unpack_filters, words_of
+from bdcc.codegen.packing import (
+    Form,
+    Kernel,
+    pack_filters,
+    run_shape,
+    side_by_side,
+    unpack_filters,
+    words_of,
+)
 
 
 def random_decomposition(filters: int, fan_in: int, bases: int) -> Decomposition:
@@ -75,6 +83,28 @@ def test_unpacking_gives_back_what_was_packed(
     per_group = filters // groups
     fill = packed.coefficients.transpose(0, 1, 3, 2).reshape(groups, -1, bases)[:, per_group:]
     assert not fill.any()
+
+
+@pytest.mark.parametrize("bases", range(1, 9))
+def test_bits_of_a_position_side_by_side(bases: int) -> None:
+    """Bit by bit: in word b of `of` bases, field i holds position of * i + b, its bases upwards."""
+    planes = np.random.default_rng(bases).integers(0, 1 << 63, (2, 3, bases, 8), dtype=np.uint64)
+    found = side_by_side(planes)
+    assert found.dtype.str == "<u8"
+    flat = found.reshape(2, 3, -1)
+    first = 0
+    while first < bases:
+        of = next(n for n in (4, 2, 1) if first + n <= bases)
+        for filter_, word in np.ndindex(8, of):
+            two = 8 * (first + word - word % 2) + filter_ % 2 * 8 + filter_ // 2 * 2 + word % 2
+            at = flat[..., two if of > 1 else 8 * first + filter_]
+            for field, basis in np.ndindex(64 // of, of):
+                bit = at >> np.uint64(of * field + basis) & np.uint64(1)
+                plane = planes[..., first + basis, filter_]
+                np.testing.assert_array_equal(
+                    bit, plane >> np.uint64(of * field + word) & np.uint64(1)
+                )
+        first += of
 
 
 def test_words_of_the_forms() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 """A decomposed layer's step: the sizes and strides that its kernel family has as constants, and the
-memory it works in. All families read the same packed weights.
+memory it works in. All families read the same packed weights, but for a dense layer by bytes, whose
+bits lie side by side.
 
 Scratch has a part that all threads share (the codes, laid out for the kernels) and, behind it, one
 that each has for itself.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""The numbers behind templates/bytedot_dense.h.j2: how bit planes become codes, and how many
+"""The numbers behind templates/bytedot_dense.h.j2: where codes are in words, and how many
 products fit 16 bits."""
 
 from __future__ import annotations
@@ -19,26 +19,10 @@ WORD = 8  # products of a word that a lane of 16 bits gets on NEON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merge:
-    """Interleaves fields of two registers. Of every two fields that lie `shift` bits apart,
-
-    even = those of a and b at the lower place, odd = those at the higher; a's below b's.
-    mask: the lower places, as one byte. Without b its fields are left to be junk.
-    """
-
-    even: str
-    odd: str
-    a: str
-    b: str
-    shift: int
-    mask: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """Where the codes of k = 2i and 2i + 1 (mod 8) are: in the two registers of `pair`, `shift`
-    bits above the bottom of every byte. half: of these, the bits (0 or 4) down to the half byte
-    that `mask` then takes the code out of; a byte shuffle looks up what is left, not moved further.
+    """Where the codes of k = 2i and 2i + 1 (mod 8) are: in the two words of `pair`, `shift` bits
+    above the bottom of every byte. half: of these, the bits (0 or 4) down to the half byte that
+    `mask` then takes the code out of; a byte shuffle looks up what is left, not moved further.
     """
 
     pair: int
@@ -51,14 +35,35 @@ class Lookup:
 class Table:
     """Up to four bases whose bits together are a code, and the weights are looked up by it.
 
-    width: bits that a code takes in a register, 2 or 4; pairs: registers, of k that are neighbours.
+    Bits of two and of four lie side by side (`packing.side_by_side`): even and odd k apart, or
+    k mod 4. One is as two whose second is masked out, three are made four.
     """
 
     bases: tuple[int, ...]
-    width: int
-    merges: tuple[Merge, ...]
-    pairs: tuple[tuple[str, str], ...]
-    lookups: tuple[Lookup, ...]
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of words, of k that are neighbours."""
+        return -(-len(self.bases) // 2)
+
+    @property
+    def width(self) -> int:
+        """Bits that a code takes in a word, 2 or 4."""
+        return 2 * self.pairs
+
+    @property
+    def lookups(self) -> tuple[Lookup, ...]:
+        """Of a byte, in the order of k."""
+        shifts = ((i % self.pairs, self.width * (i // self.pairs)) for i in range(4))
+        return tuple(
+            Lookup(
+                pair=pair,
+                shift=shift,
+                half=shift & 4,
+                mask=(1 << len(self.bases)) - 1 << (shift & 3),
+            )
+            for pair, shift in shifts
+        )
 
     @property
     def codes(self) -> int:
@@ -164,48 +169,6 @@ VECTORS = (
 )  # fmt: skip
 
 
-def table(bases: tuple[int, ...]) -> Table:
-    """The table of these bases, whose planes are registers m<basis>.
-
-    Two planes merge into fields of two bits, even and odd k apart; two of those into half bytes.
-    A single plane counts as half of a pair, three as four: the missing bits are masked out.
-    """
-    merges: list[Merge] = []
-
-    def merge(even: str, odd: str, a: str, b: str, shift: int, mask: int) -> tuple[str, str]:
-        merges.append(Merge(even=even, odd=odd, a=a, b=b, shift=shift, mask=mask))
-        return (even, odd) if b else (a, odd)
-
-    names = [f"m{b}" for b in bases] + [""]
-    couples = [
-        merge(f"even{b}", f"odd{b}", names[i], names[i + 1], 1, 0x55)
-        for i, b in enumerate(bases)
-        if i % 2 == 0
-    ]
-    if len(couples) == 2:
-        (even, odd), (even_above, odd_above) = couples
-        first, third = merge(f"k{bases[0]}_0", f"k{bases[0]}_2", even, even_above, 2, 0x33)
-        second, fourth = merge(f"k{bases[0]}_1", f"k{bases[0]}_3", odd, odd_above, 2, 0x33)
-        couples = [(first, second), (third, fourth)]
-    width = 2 * len(couples)
-    shifts = tuple((i % len(couples), width * (i // len(couples))) for i in range(4))
-    return Table(
-        bases=bases,
-        width=width,
-        merges=tuple(merges),
-        pairs=tuple(couples),
-        lookups=tuple(
-            Lookup(
-                pair=pair,
-                shift=shift,
-                half=shift & 4,
-                mask=(1 << len(bases)) - 1 << (shift & 3),
-            )
-            for pair, shift in shifts
-        ),
-    )
-
-
 def dense_parameters(bases: int, bits: int) -> Dense:
     """The numbers of one kernel. A product of 16 bits is two of code times weight, and a weight is
     at most the sum of its filter's coefficients."""
@@ -219,7 +182,7 @@ def dense_parameters(bases: int, bits: int) -> Dense:
     return Dense(
         bases=bases,
         bits=bits,
-        tables=tuple(table(tuple(every[i : i + PLANES])) for i in range(0, bases, PLANES)),
+        tables=tuple(Table(bases=tuple(every[i : i + PLANES])) for i in range(0, bases, PLANES)),
         together=4 if fit >= 4 else 2 if fit >= 2 else 1,
         rounds=1 if split else max(1, fit // 4),
         split=split,

@@ -11,6 +11,14 @@ A filter of one group is `rows` runs of `words` 64-bit words, reduction order (K
             [H][W][C].
 Filters go in blocks of eight, whose words lie side by side. Positions that are not weights are 0
 in the weights and in the mask of valid positions.
+
+A dense layer by bytes has the bits of a position side by side instead, as far as that takes no
+more memory (`side_by_side`), in place of the words of its bases:
+
+two bases, b = 0, 1:   word b = fields of two bits, of positions 2i + b
+four bases, b = 0..3:  word b = half bytes, of positions 4i + b
+
+The two words of b and b + 1 go together then, of the even filters of a block and of the odd ones.
 """
 
 from __future__ import annotations
@@ -93,6 +101,31 @@ def pack_filters(
         coefficients=np.ascontiguousarray(by_block),
         valid=_pack_bits(_runs(np.ones((1, *kernel), np.uint8), form)).reshape(-1),
     )
+
+
+def side_by_side(planes: U64) -> U64:
+    """uint64 [..., bases, 8], a word of each basis -> the same bits, those of a position side by
+    side: of every four bases, of two that are left, and not of one that is left then. The 16 words
+    of two bases are [even or odd filter][filter / 2][basis] then."""
+    words = planes.copy()
+    bases = words.shape[-2]
+
+    def exchange(low: int, high: int, shift: int, mask: int) -> None:
+        a, b = words[..., low, :], words[..., high, :]  # views, changed in place
+        change = (a >> np.uint64(shift) ^ b) & np.uint64(mask)
+        a ^= change << np.uint64(shift)
+        b ^= change
+
+    for basis in range(0, bases - 1, 2):
+        exchange(basis, basis + 1, 1, 0x5555_5555_5555_5555)
+    for basis in range(0, bases - 3, 4):
+        exchange(basis, basis + 2, 2, 0x3333_3333_3333_3333)
+        exchange(basis + 1, basis + 3, 2, 0x3333_3333_3333_3333)
+    for basis in range(0, bases - 1, 2):
+        two = words[..., basis : basis + 2, :]
+        by_filter = two.reshape(*two.shape[:-1], LANES // 2, 2)
+        two[:] = np.swapaxes(by_filter, -3, -1).reshape(two.shape)
+    return words
 
 
 def unpack_filters(packed: Packed, *, kernel: Kernel, filters: int) -> tuple[U8, I16]:

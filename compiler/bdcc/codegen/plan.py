@@ -198,7 +198,7 @@ def _lay_out(arrays: Mapping[str, Array]) -> tuple[tuple[Section, ...], int]:
 
 def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
     """The steps as host/project.json keeps them: what `bdcc verify` needs to compare and name each
-    tensor.
+    tensor, and to pack the weights again (`family`).
     """
     return [
         {
@@ -209,6 +209,7 @@ def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
             "quant": step.quant,
             "shape": step.output.shape if step.output else (plan.outputs, 1, 1),
             "op": _operator(plan, step),
+            "family": step.values.get("family"),
         }
         for step in plan.steps
     ]

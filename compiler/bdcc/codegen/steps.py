@@ -19,7 +19,7 @@ from bdcc.approx.simulate import layer_constants
 from bdcc.codegen.binary import FAMILIES, Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
 from bdcc.codegen.geometry import check_int32, lrn_scratch_bytes, pack_layer, pool_geometry
-from bdcc.codegen.packing import pack_float_filters
+from bdcc.codegen.packing import pack_float_filters, side_by_side
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
     AveragePool,
@@ -481,8 +481,10 @@ class StepBuilder:
         check_int32(node, decomposition, quant)
         packed = pack_layer(node, decomposition, (channels, in_h, in_w))
         scale, bias, sums = layer_constants(decomposition, quant)
+        family = self.families.get(node.name, "popcount")
+        codes_lie_ready = family == "bytedot" and packed.form == "vector"
         sections = {
-            "weights": packed.weights,
+            "weights": side_by_side(packed.weights) if codes_lie_ready else packed.weights,
             "coefficients": packed.coefficients,
             "valid": packed.valid,
             "scale": scale,
@@ -493,19 +495,19 @@ class StepBuilder:
         for part, array in sections.items():
             self.arrays[f"{node.name}.{part}"] = np.ascontiguousarray(array)
         planned = {
-            family: plan_binary(
+            one: plan_binary(
                 node,
                 packed,
                 decomposition,
                 quant,
-                family=family,
+                family=one,
                 isas=self.isas,
                 source=(channels, in_h, in_w),
                 output=self.graph.map_shape(node.output),
             )
-            for family in FAMILIES
+            for one in FAMILIES
         }
-        values, scratch = planned[self.families.get(node.name, "popcount")]
+        values, scratch = planned[family]
         values |= {
             "source": None if quant.dynamic else _quant_values(quant),
             "quant": _quant_values(self.static[carried]) if carried else None,

@@ -21,7 +21,7 @@ ORACLE_FILE = Path("host", "oracle.npz")
 class ProjectFacts:
     """name: prefix of the C names; input: (C, H, W); outputs: number of floats; weight_bytes: of
     the blob; steps: a record per step of the library, in order (`op`, `layer`, `quant`: the tensor
-    whose range its codes have).
+    whose range its codes have, `family`: of a decomposed layer's kernel).
     """
 
     name: str

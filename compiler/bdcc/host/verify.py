@@ -169,7 +169,10 @@ def _check_weights(
 
     What the packing itself is worth, the layers' results tell.
     """
-    plan = make_plan(model, name=facts.name, target=TARGETS[0], preprocess=preprocess)
+    families = {step["layer"]: step["family"] for step in facts.steps if step["family"]}
+    plan = make_plan(
+        model, name=facts.name, target=TARGETS[0], preprocess=preprocess, families=families
+    )
     if len(blob) != plan.blob_bytes:
         raise MismatchError(
             f"{len(blob)} bytes of weights in the library, {plan.blob_bytes} from the oracle",
