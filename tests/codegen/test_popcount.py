@@ -327,9 +327,8 @@ def test_products_in_flight_do_not_meet(bases: int, bits: int, machine: Machine)
     """A temporary is not written before what it held was added, in the next position either."""
     for tile in kernel_parameters(bases, bits).neon[machine.width]:
         for shape in {part.shape for part in tile.passes}:
-            names = shape.temporaries(machine.ahead)
-            count = len(names)
-            ahead = min(machine.ahead, (count - 1) // 2)
+            names = shape.temporaries(machine)
+            count, ahead = len(names), shape.ahead(machine)
             for i in range(count):
                 window = {names[(i + j) % count] for j in range(2 * ahead + 1)}
                 assert len(window) == 2 * ahead + 1

@@ -5,7 +5,9 @@ A register of weights is two filters of one basis, a register of activations twi
 plane. Each pair of the two has an accumulator: and, count the bits of each byte, add bytes. In C it
 is the compiler's choice what stays in registers, and a core that issues in order waits for every
 result that is used too early. Here nothing is spilled, and a product is counted while the next ones
-are made, and added while these are counted, across the end of the loop too.
+are made, and added while these are counted, across the end of the loop too. Where there are 32
+registers, two positions take turns: one is loaded while the other is multiplied, by instructions
+that load three or four registers each.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LIMIT = 31  # positions, each of which adds at most 8 to a byte
+LIMIT = 30  # positions, each of which adds at most 8 to a byte; an odd number takes longer
 MAX_PIXELS = 4
 SIXTEEN_BIT_PLANES = 7  # whose weighted counts of LIMIT positions fit 16 bits
-LOAD_COST = 2  # in instructions on vectors
+LIST = 4  # registers that one instruction loads
+LOAD_COST = 2  # in instructions on vectors, of each register where positions do not take turns
 PASS_COST = 3  # the same, per position: the ends of the loop, widening the sums
 WORTH = 0.97  # of a tile's cost: what a second one must come below
 
@@ -25,14 +28,19 @@ WORTH = 0.97  # of a tile's cost: what a second one must come below
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """width: of the architecture; registers: of vectors; ahead: products that are made between a
-    product and its count, and again until it is added."""
+    product and its count, and again until it is added; turns: positions that have registers of
+    their own for what is loaded."""
 
     width: int
     registers: int
     ahead: int
+    turns: int
 
 
-MACHINES = (Machine(width=64, registers=32, ahead=2), Machine(width=32, registers=16, ahead=1))
+MACHINES = (
+    Machine(width=64, registers=32, ahead=2, turns=2),
+    Machine(width=32, registers=16, ahead=1, turns=1),
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,35 +72,58 @@ class Shape:
             16 * (p * self.bits + q) for p in range(self.pixels) for q in range(self.planes)
         )
 
-    def temporaries(self, ahead: int) -> tuple[int, ...]:
-        """Which temporary each product of a position is in: no two of 2 * ahead + 1 products in
-        sequence share one, neither do the last ones and the first of the next position."""
+    def ahead(self, machine: Machine) -> int:
+        """The machine's, or less if there are not as many products: those in flight differ, and are
+        of two positions in sequence."""
         count = len(self.rows) * len(self.columns)
-        blocks = parts(count, -(-count // max(1, count // (2 * ahead + 1))))
+        return min(machine.ahead, (machine.turns * count - 1) // 2, count // 2)
+
+    def temporaries(self, machine: Machine) -> tuple[int, ...]:
+        """Which temporary each product of all turns is in: no two of 2 * ahead + 1 products in
+        sequence share one, neither do the last ones and the first of the next turn."""
+        count = machine.turns * len(self.rows) * len(self.columns)
+        blocks = parts(count, -(-count // max(1, count // (2 * machine.ahead + 1))))
         return tuple(i for block in blocks for _ in block for i in range(block.step))
 
-    def registers(self, ahead: int) -> int:
+    def fits(self, machine: Machine) -> bool:
+        """Whether there are registers for it, and, where positions take turns, one instruction
+        loads all rows, and one all columns."""
         rows, columns = len(self.rows), len(self.columns)
-        return rows * columns + rows + columns + max(self.temporaries(ahead)) + 1
+        temporaries = max(self.temporaries(machine)) + 1
+        used = rows * columns + machine.turns * (rows + columns) + temporaries
+        lists = all(
+            some == tuple(range(0, 16 * min(len(some), LIST), 16))
+            for some in (self.rows, self.columns)
+        )
+        return used <= machine.registers and (machine.turns == 1 or lists)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one position does that takes turns. words, weights: its loads; products: all of it, some
+    counted and added that were made in the position before."""
+
+    words: tuple[str, ...]
+    weights: tuple[str, ...]
+    products: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
     """The assembly of one shape, each line the template's macros for some instructions.
 
-    zero: what is 0 before; words, weights: the loads of a position; products: all of a position,
-    some counted and added that were made in the position before; rest: counts and adds the last
-    ones; flush: adds all to the sums. registers: numbers of those used.
+    zero: what is 0 before; turns: of as many positions; first: the products of turn 0 where it is
+    the first position, with nothing 0 before; rest: counts and adds the last products; flush: makes
+    and writes the sums. registers: numbers of those used.
     """
 
     shape: Shape
     zero: tuple[str, ...]
-    words: tuple[str, ...]
-    weights: tuple[str, ...]
-    products: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    first: tuple[str, ...]
     rest: tuple[str, ...]
     flush: tuple[str, ...]
-    registers: range
+    registers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +168,8 @@ def tiles(bases: int, bits: int, machine: Machine) -> tuple[Tile, ...]:
         instructions = 0
         for some in tile.passes:
             rows, columns = len(some.shape.rows), len(some.shape.columns)
-            each = 3 * rows * columns + LOAD_COST * (rows + columns) + PASS_COST
+            loads = LOAD_COST * (rows + columns) if machine.turns == 1 else 0
+            each = 3 * rows * columns + loads + PASS_COST
             instructions += len(some.bases) * len(some.planes) * each
         return instructions / (tile.pixels * tile.pairs)
 
@@ -148,7 +180,7 @@ def tiles(bases: int, bits: int, machine: Machine) -> tuple[Tile, ...]:
         fit = [
             candidate
             for candidate in (tile(*split) for split in splits)
-            if all(p.shape.registers(machine.ahead) <= machine.registers for p in candidate.passes)
+            if all(p.shape.fits(machine) for p in candidate.passes)
         ]
         return min(fit, key=cost)
 
@@ -157,54 +189,77 @@ def tiles(bases: int, bits: int, machine: Machine) -> tuple[Tile, ...]:
 
 
 def loop(shape: Shape, machine: Machine) -> Loop:
-    """The numbers of registers: accumulators row by row, activations, weights, temporaries."""
+    """The assembly of a shape. Its registers: accumulators row by row; of each turn activations and
+    weights; temporaries.
+    """
     rows, columns = shape.rows, shape.columns
     width, count = len(columns), len(rows) * len(columns)
-    x, w, first = count, count + width, count + width + len(rows)
-    temporaries = [first + name for name in shape.temporaries(machine.ahead)]
-    registers = range(max(temporaries) + 1)
-    ahead = min(machine.ahead, (count - 1) // 2)
+    loaded = width + len(rows)
+    ahead, numbers = shape.ahead(machine), shape.temporaries(machine)
+    above = count + machine.turns * loaded
+    used = range(above + max(numbers) + 1)
+    # The upper half comes first: functions must save some of the lower one.
+    v = [(machine.registers // 2 + i) % machine.registers for i in used]
+    temporaries = [v[above + i] for i in numbers]
 
     def memory(access: str, register: int, base: str, offset: int) -> str:
         """AArch32 reads and writes halves of the register."""
         halves = f"{2 * register}, {2 * register + 1}"
         return f"BDCC_V_{access}({register}, {halves}, {base}, {offset}, {offset + 8})"
 
+    def loads(first: int, base: str, offsets: tuple[int, ...]) -> tuple[str, ...]:
+        into = v[first : first + len(offsets)]
+        if machine.turns == 1:
+            return tuple(memory("LOAD", r, base, at) for r, at in zip(into, offsets, strict=True))
+        return (f"BDCC_V_LOAD{len(into)}({base}, {', '.join(map(str, into))})",)
+
+    # Products are numbered through all turns; those before turn 0 are of the last one, negative.
     def made(i: int) -> str:
-        return f"BDCC_V_AND({temporaries[i]}, {w + i // width}, {x + i % width})"
+        x = count + i // count * loaded
+        row, column = divmod(i % count, width)
+        return f"BDCC_V_AND({temporaries[i]}, {v[x + width + row]}, {v[x + column]})"
 
     def counted(i: int) -> str:
-        return f"BDCC_V_CNT({temporaries[i % count]})"
+        return f"BDCC_V_CNT({temporaries[i]}, {temporaries[i]})"
 
     def added(i: int) -> str:
-        return f"BDCC_V_ADD({i % count}, {temporaries[i % count]})"
+        return f"BDCC_V_ADD({v[i % count]}, {temporaries[i]})"
 
-    # What the first position counts and adds of the one before must be 0.
-    unready = sorted({temporaries[i] for i in range(count - 2 * ahead, count)})
+    def turn(number: int) -> Turn:
+        x = count + number * loaded
+        return Turn(
+            words=loads(x, f"x{number}", columns),
+            weights=loads(x + width, f"w{number}", rows),
+            products=tuple(
+                " ".join((made(i), counted(i - ahead), added(i - 2 * ahead)))
+                for i in range(number * count, (number + 1) * count)
+            ),
+        )
+
+    # Of the first position, only what is added in the next one needs a 0 to be added to.
+    early, late = range(count - 2 * ahead), range(count - 2 * ahead, count)
+    first = [f"BDCC_V_ZERO({v[i]})" for i in late]
+    first += [made(i) for i in range(2 * ahead)]
+    for i in early:
+        first += [made(i + 2 * ahead), f"BDCC_V_CNT({v[i]}, {temporaries[i]})"]
+    first += [counted(i) for i in late[:ahead]]
+    # What turn 1 counts and adds of turn 0 must be 0 where it is the first position.
+    unready = sorted({temporaries[i] for i in late})
+    last = range(-2 * ahead, 0)
     # The planes of a pair of filters and a pixel are neighbours; the top one is worth the most.
     tops = range(shape.planes - 1, count, shape.planes)
-    flush = [f"BDCC_V_PAIRS({top})" for top in tops]
+    flush = [f"BDCC_V_PAIRS({v[top]})" for top in tops]
     for below in range(1, shape.planes):
-        flush += [f"BDCC_V_TWICE({top})" for top in tops]
-        flush += [f"BDCC_V_ADD_PAIRS({top}, {top - below})" for top in tops]
-    free = len(registers) - x  # for sums
-    for at in range(0, len(tops), free):
-        some = tops[at : at + free]
-        flush += [memory("LOAD", x + i, "sums", 16 * (at + i)) for i in range(len(some))]
-        flush += [f"BDCC_V_ADD_SUMS({x + i}, {top})" for i, top in enumerate(some)]
-        flush += [memory("STORE", x + i, "sums", 16 * (at + i)) for i in range(len(some))]
+        flush += [f"BDCC_V_TWICE({v[top]})" for top in tops]
+        flush += [f"BDCC_V_ADD_PAIRS({v[top]}, {v[top - below]})" for top in tops]
+    flush += [f"BDCC_V_SUMS({v[top]})" for top in tops]
+    flush += [memory("STORE", v[top], "sums", 16 * i) for i, top in enumerate(tops)]
     return Loop(
         shape=shape,
-        zero=tuple(f"BDCC_V_ZERO({i})" for i in (*range(count), *unready)),
-        words=tuple(memory("LOAD", x + i, "x", offset) for i, offset in enumerate(columns)),
-        weights=tuple(memory("LOAD", w + i, "w", offset) for i, offset in enumerate(rows)),
-        products=tuple(
-            " ".join((made(i), counted(i - ahead), added(i - 2 * ahead))) for i in range(count)
-        ),
-        rest=(
-            *(counted(i) for i in range(count - ahead, count)),
-            *(added(i) for i in range(count - 2 * ahead, count)),
-        ),
+        zero=tuple(f"BDCC_V_ZERO({r})" for r in (*v[:count], *unready)),
+        turns=tuple(turn(number) for number in range(machine.turns)),
+        first=tuple(first),
+        rest=(*(counted(i) for i in last[ahead:]), *(added(i) for i in last)),
         flush=tuple(flush),
-        registers=registers,
+        registers=tuple(v),
     )
