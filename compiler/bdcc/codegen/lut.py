@@ -28,6 +28,7 @@ PLAIN_PIXELS = 8  # output pixels at a time where there are no vectors, and so p
 PIXELS = 96  # output pixels whose 16-bit sums are in memory at a time
 NEAR_BYTES = 32768  # of indices and tables that a tile of pixels passes through: what L1 holds
 NEON_PIXELS = 6  # of a tile, at most
+NEON_HELD = 14  # registers of 8- and 16-bit sums together, where steps repeat between flushes
 NEON_UNROLL = 4  # steps between two flushes that are written out, at most
 WIDE_ISA, WIDE_BITS = "avx512", 4  # where sums are of 32 bits, and from how many bits of a code on
 WIDE_FILTERS = 16  # that a register serves, with
@@ -108,13 +109,13 @@ class Wide:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neon:
     """One (bases, bits) pair on NEON. tile, most: as of a Kernel; tiles: pixels of each tile, and
-    whether its 16-bit sums are in registers; unroll: steps that are written out; rounds: of so
-    many, between two flushes."""
+    for how many pairs of a pixel and a basis 16-bit sums are in registers; unroll: steps that are
+    written out; rounds: of so many, between two flushes."""
 
     bases: int
     table: Table
     tile: int
-    tiles: tuple[tuple[int, bool], ...]
+    tiles: tuple[tuple[int, int], ...]
     unroll: int
     rounds: int
     most: int
@@ -183,18 +184,25 @@ def neon(bases: int, bits: int, registers: int) -> Neon:
     entries = table(NEON, bits)
     looped = entries.flush > NEON_UNROLL
     if registers == 32:
-        accumulators, held = 8 if looped else 6, 8
+        accumulators, whole = 8 if looped else 6, 8
         unroll = 3 if looped else entries.flush  # 3 divides the flushes of up to three bits
     else:
-        accumulators, held = 6 if looped else 4, 4
+        accumulators, whole = 6 if looped else 4, 4
         unroll = 1 if entries.flush > 2 else entries.flush
     sums = bases * entries.parts
     most = max(1, min(NEON_PIXELS, accumulators // sums))
+
+    def held(pixels: int) -> int:
+        pairs = pixels * bases
+        if looped and registers == 32:  # with more gcc runs out, and waits for each that it reads
+            return min(pairs, (NEON_HELD - pairs) // 2)
+        return pairs if pixels == 1 or pixels * sums <= whole else 0
+
     return Neon(
         bases=bases,
         table=entries,
         tile=most,
-        tiles=tuple((p, p == 1 or p * sums <= held) for p in sorted({1, most})),
+        tiles=tuple((p, held(p)) for p in sorted({1, most})),
         unroll=unroll,
         rounds=entries.flush // unroll,
         most=min(entries.limit, NEAR_BYTES // (bases * NEON.size)),
