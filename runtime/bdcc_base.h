@@ -39,6 +39,8 @@
 #define BDCC_APART __attribute__((noinline))
 #elif defined(__GNUC__)
 #define BDCC_APART __attribute__((noinline, noclone))
+#else
+#define BDCC_APART
 #endif
 
 /* Weights that stream from memory: fetches the line `ahead` bytes further on, where nothing need lie. */

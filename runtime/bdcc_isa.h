@@ -41,8 +41,9 @@ enum {
 #endif
 
 /* NEON and the SIMD of 32-bit registers are what the compiler's flags say (AArch64 always has NEON). Dot products are
- * written as assembly (clang 14 has no intrinsics without a flag); gcc's attribute names all that flags may have allowed
- * of an older architecture, since nothing is inlined where less is. */
+ * written as assembly: clang 14 has no intrinsics without a flag. binutils 2.40 takes them for ARMv8.2 and later only,
+ * and gcc inlines nothing where less is allowed than flags do; its attribute therefore names what they may have allowed
+ * of an older architecture. Steps give gcc no cause to use any of it but SHA3, which is there only if flags say so. */
 #if BDCC_NEON
 #define BDCC_TARGET_NEON
 #if BDCC_NEON64
@@ -53,7 +54,13 @@ enum {
 #elif defined(__ARM_FEATURE_COMPLEX) || defined(__ARM_FEATURE_SVE) || defined(__ARM_FEATURE_MATMUL_INT8)
 #define BDCC_TARGET_NEONDOT __attribute__((target("+dotprod"))) /* of ARMv8.2 at least, as this asks for */
 #else
-#define BDCC_TARGET_NEONDOT __attribute__((target("arch=armv8.2-a+dotprod+crypto+fp16")))
+#if defined(__ARM_FEATURE_SHA3)
+#define BDCC_TARGET_SHA3 "+sha3"
+#else
+#define BDCC_TARGET_SHA3 ""
+#endif
+#define BDCC_TARGET_NEONDOT \
+    __attribute__((target("arch=armv8.2-a+dotprod+crypto+fp16+fp16fml+sm4+rcpc" BDCC_TARGET_SHA3)))
 #endif
 #endif
 #endif

@@ -92,8 +92,9 @@ struct bdcc_team_s {
     unsigned char last_gap[64];
 };
 
-/* Until all parts have come so far. Orders memory like a lock. */
-BDCC_UNUSED static void bdcc_team_sync(bdcc_team_t *team) {
+/* Until all parts have come so far. Orders memory like a lock. Apart from the steps: what these are compiled for may
+ * name atomics of other CPUs (BDCC_TARGET_NEONDOT). */
+BDCC_APART BDCC_UNUSED static void bdcc_team_sync(bdcc_team_t *team) {
     const unsigned round = atomic_load_explicit(&team->round, memory_order_relaxed); /* until this part comes */
     if (atomic_fetch_add(&team->arrived, 1) + 1 == team->parts) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);

@@ -5,6 +5,7 @@ by CMake, by compilers that are not the board's.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,33 @@ Tool = Callable[[str], str]
 EQUAL = "every layer equals the oracle\n"
 NOTE = "net is planned for {}; on {} it computes the same, but slower than if compiled with "
 OF = {board.target.name: board for board in CORES}
+CLANG = "clang --target="
+NEWLIB = "--sysroot=/usr/lib/arm-none-eabi"
+# What is neither a target's compiler nor its flags: the project, the compiler, its flags.
+OTHERS = {
+    "clang aarch64": ("host", f"{CLANG}aarch64-linux-gnu", ""),
+    "clang rpi5": ("rpi5", f"{CLANG}aarch64-linux-gnu", ""),
+    "clang armv8.2-a+rcpc+sha3": (
+        "host",
+        f"{CLANG}aarch64-linux-gnu",
+        "-march=armv8.2-a+rcpc+sha3",
+    ),
+    "clang armhf": ("host", f"{CLANG}arm-linux-gnueabihf", "-march=armv7-a -mfpu=neon-vfpv4"),
+    "clang rpi2": ("rpi2", f"{CLANG}arm-linux-gnueabihf", ""),
+    "clang rpi-zero": ("rpi-zero", f"{CLANG}arm-linux-gnueabi", ""),
+    "clang cortex-m4": ("cortex-m4", f"{CLANG}arm-none-eabi {NEWLIB}", ""),
+    "clang cortex-m7": ("cortex-m7", f"{CLANG}arm-none-eabi {NEWLIB}", ""),
+    **{
+        f"gcc {march}": ("host", "aarch64-linux-gnu-gcc", f"-march={march}")
+        for march in (
+            "armv8.3-a",
+            "armv8-a+rcpc",
+            "armv8-a+sha3",
+            "armv8.2-a+dotprod",
+            "armv8.2-a+rcpc -D_FORTIFY_SOURCE=2",  # whose memcpy is inlined too
+        )
+    },
+}
 
 
 def shell(line: str, cwd: Path, *, fails: bool = False) -> str:
@@ -40,8 +68,8 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of projects by target, as emitted."""
     folder = tmp_path_factory.mktemp("boards")
     model = quantized(alexnet_like(), bases=[3, 2, 4, 1, 2], bits=[4, 3, 2, 6, 5])
-    for board in CORES:
-        write_project(model, folder / board.target.name, target=board.target.name)
+    for target in ("host", *OF, "cortex-m4", "cortex-m7"):
+        write_project(model, folder / target, target=target)
     return folder
 
 
@@ -138,3 +166,42 @@ def test_by_cmake(target: str, project: Callable[[str], Path], tool: Tool) -> No
     assert b"/ld-linux" not in (net / "b/classify").read_bytes()
     emulator = " ".join(board.emulator(tool))
     assert shell(f"{emulator} b/selftest --golden host/golden.bin", net).endswith(EQUAL)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_compilers_and_flags(name: str, project: Callable[[str], Path], tool: Tool) -> None:
+    """Not a warning; and with an operating system, the same bits."""
+    target, compiler, flags = OTHERS[name]
+    tool(compiler.split()[0])
+    net = project(target)
+    make = f"make CC='{compiler}' CFLAGS='-O1 -Werror {flags}' STATIC=1"
+    if "-none-eabi" in compiler:
+        tool("arm-none-eabi-gcc")  # for its headers
+        assert "planned for" not in shell(f"{make} all", net)
+        return
+    triplet = compiler.removeprefix(CLANG).removesuffix("-gcc")
+    tool(f"{triplet}-gcc")  # for its libraries
+    assert "planned for" not in shell(f"{make} THREADS=1 all selftest", net)
+    emulator, usable = ("qemu-arm", ["generic", "neon"])
+    if triplet.startswith("aarch64"):
+        emulator, usable = "qemu-aarch64", ["generic", "neon", "neondot"]
+    if target == "rpi-zero":
+        usable = ["generic", "simd32"]
+    said = shell(f"{tool(emulator)} -cpu max ./selftest", net)
+    assert said.endswith(EQUAL)
+    assert re.findall(r"^(\w+): 6 pictures", said, re.MULTILINE) == usable
+
+
+def test_dot_products_are_allowed_in_their_functions_alone(
+    project: Callable[[str], Path], tool: Tool
+) -> None:
+    """And not what gcc would use there, but flags do not allow."""
+    compiler = f"{tool('aarch64-linux-gnu-gcc')} -std=c11 -O1 -march=armv8-a+rcpc"
+    said = shell(f"{compiler} -Iinclude -Isrc -S src/net.c -o -", project("host"))
+    arch, functions = "", set()
+    for kind, what in re.findall(r"^\t\.(arch |type\t)(.*)", said, re.MULTILINE):
+        if kind == "arch ":
+            arch = what
+        elif what.endswith(", %function"):
+            functions.add(("neondot" in what, "+dotprod" in arch, "+rcpc" in arch, "+sha3" in arch))
+    assert functions == {(True, True, True, False), (False, False, True, False)}
