@@ -104,6 +104,25 @@ def test_as_the_readme_says(
         assert f" {flag} " in said
 
 
+def test_as_the_readme_says_of_a_compiler_in_a_folder(tmp_path: Path, tool: Tool) -> None:
+    """One whose libraries are not where Debian's are."""
+    prefix = tmp_path / "gcc-12.2+x/bin/aarch64-none_1-linux-gnu-"
+    prefix.parent.mkdir(parents=True)
+    for name in ("gcc", "ar"):
+        Path(f"{prefix}{name}").symlink_to(tool(f"aarch64-linux-gnu-{name}"))
+    tool("qemu-aarch64")
+    (tmp_path / "my.toml").write_text(f'like = "rpi4"\ncflags = "-O1"\ncross = "{prefix}"')
+    model = quantized(alexnet_like(), bases=2, bits=2)
+    write_project(model, tmp_path / "net", target=str(tmp_path / "my.toml"))
+    readme = (tmp_path / "net/README.md").read_text("utf-8")
+    assert f"by a cross compiler ({prefix}gcc); QEMU's qemu-aarch64 runs it here" in readme
+    line = line_of(readme, "make CROSS=")
+    assert line == f"make CROSS={prefix} STATIC=1 selftest && qemu-aarch64 ./selftest"
+    assert shell(line, tmp_path / "net").endswith(EQUAL)
+    if shutil.which("cmake"):
+        shell(line_of(readme, "cmake -B"), tmp_path / "net")
+
+
 @pytest.mark.parametrize("board", CORES, ids=lambda board: board.name)
 def test_static_programs_need_no_library(
     board: Board, project: Callable[[str], Path], tool: Tool

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable
 from importlib import resources
@@ -155,6 +156,7 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
     steps = [_step(plan, step, offsets) for step in plan.steps]
     flags, machine = plan.target.cflags.split(), plan.target.machine or ""
+    cross = plan.target.cross
     words = np.frombuffer(blob, "<u8") if small else np.zeros(0, "<u8")
     return {
         "name": plan.name,
@@ -198,9 +200,10 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "machine": machine,
         "arm32": machine == "arm",
         "armv6": plan.target.armv6,
-        "cross": plan.target.cross,
+        "cross": cross,
         "bare": plan.target.bare,
-        "emulator": f"qemu-{machine}" if plan.target.cross and not plan.target.bare else "",
+        "emulator": f"qemu-{machine}" if cross and not plan.target.bare else "",
+        "libraries": f"/usr/{cross[:-1]}" if re.fullmatch(r"\w+-linux-gnu\w*-", cross) else "",
         "portable": int(plan.target.portable),
     }
 
