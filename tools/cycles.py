@@ -156,12 +156,15 @@ def mca_input(blocks: Sequence[Block], comment: str) -> str:
 
 
 def parse_mca(text: str) -> dict[int, tuple[float, float]]:
-    """Of each region: cycles of an iteration, and what its instructions occupy."""
+    """Of each region: cycles of an iteration, and what its instructions occupy: the decoder, or the
+    unit that has most to do, which Block RThroughput does not see where units share work."""
     found = {}
     for region in re.split(r"\[\d+\] Code Region - ", text)[1:]:
         cycles = float(re.search(r"Total Cycles: +(\d+)", region)[1])  # type: ignore[index]
         occupied = float(re.search(r"Block RThroughput: +([\d.]+)", region)[1])  # type: ignore[index]
-        found[int(region.split()[0])] = (cycles / ITERATIONS, occupied)
+        units = re.search(r"Resource pressure per iteration:\n.*\n(.*)", region)[1]  # type: ignore[index]
+        busy = max((float(one) for one in units.split() if one != "-"), default=0.0)
+        found[int(region.split()[0])] = (cycles / ITERATIONS, max(occupied, busy))
     return found
 
 
@@ -172,7 +175,7 @@ def block_costs(core: Core, blocks: Sequence[Block]) -> list[float]:
     text = mca_input(blocks, "#" if core.triple.startswith("aarch64") else "@")
     command = [
         "llvm-mca", f"-mtriple={core.triple}", f"-mcpu={core.cpu}", f"-mattr={core.attributes}",
-        f"-iterations={ITERATIONS}", "-instruction-info=0", "-resource-pressure=0", "-",
+        f"-iterations={ITERATIONS}", "-instruction-info=0", "-",
     ]  # fmt: skip
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode != 0:

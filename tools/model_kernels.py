@@ -4,7 +4,7 @@ under QEMU with its basic blocks counted, and each step takes the modelled cycle
 
     python tools/model_kernels.py                  all cores
     python tools/model_kernels.py cortex-a72       one of them
-    python tools/model_kernels.py --loops          products in a cycle, by the tables that there are
+    python tools/model_kernels.py --loops          products in a cycle, of Cortex-A53 and A72
     python tools/model_kernels.py --float          those of float convolutions
 
 Needs the cross compilers of the targets, qemu-user with plugins, llvm-mca and llvm-objdump.
@@ -16,7 +16,7 @@ import argparse
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,9 @@ from cycles import CORES, Core, cycles_of, parse_counts, parse_disassembly
 
 from bdcc.approx.model import DecomposedModel, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
-from bdcc.codegen.costs import Key, Kind, Parts, read_cost_table, work_of, write_cost_table
+from bdcc.codegen.costs import Key, Kind, Parts, work_of, write_cost_table
 from bdcc.codegen.emit import emit_sources
+from bdcc.codegen.geometry import MapShape
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import TARGETS, Target
 from bdcc.host import tune
@@ -49,7 +50,11 @@ BY_HAND = {
         (6, 6): (2.3, 2.8, 8.0),
     },
 }  # fmt: skip
+FROM_HALF_BYTES = {"cortex-a53": 2.0, "cortex-a72": 4.6}  # the same of a dense layer: B = 4, Q = 8
+DENSE = (1, 8), (2, 8), (3, 8), (4, 8)  # pairs whose dense layers `loops` tells of
 INPUT = 32, 13, 13  # of the network of kernels
+WHOLE_TILES = 32, 2, 24  # the same whose pixels leave none over
+Pair = tuple[int, int]  # bases, bits
 SHAPES: dict[Kind, tuple[str, ...]] = {
     "conv": ("conv_outputs", "conv_codes", "conv_products", "conv_weights"),
     "dense": ("dense",),
@@ -143,12 +148,14 @@ def step_cycles(plan: DeploymentPlan, folder: Path, core: Core) -> list[float]:
     return cycles_of(core, code, stretches)
 
 
-def network() -> Graph:
-    """Convolutions of four shapes, in which the four prices weigh differently, and dense layers,
-    all in a row: <kind><shape>_b<bases>q<bits>.
+def network(
+    size: MapShape, convs: Sequence[Pair], dense: Sequence[Pair], *, channels: int, width: int
+) -> Graph:
+    """Convolutions of four shapes, in which the four prices weigh differently, and dense layers of
+    `width` inputs and outputs, all in a row: <kind><shape>_b<bases>q<bits>. size: of the input.
     """
     nodes: list[Node] = []
-    tensor, shape = "x", INPUT
+    tensor, shape = "x", size
 
     def add(node: Node) -> None:
         nonlocal tensor, shape
@@ -160,54 +167,59 @@ def network() -> Graph:
         bias, pads = np.zeros(filters, np.float32), (side // 2,) * 4
         add(Conv(name=name, input=tensor, output=f"{name}.y", weight=weight, bias=bias, pads=pads))
 
-    for bases, bits in tune.PAIRS:
-        conv(f"conv_outputs_b{bases}q{bits}", 128, 1)
-        conv(f"conv_codes_b{bases}q{bits}", INPUT[0], 1)
-    conv("conv_wider_b1q1", 128, 1)  # of no shape
-    for bases, bits in tune.PAIRS:
-        conv(f"conv_products_b{bases}q{bits}", 128, 3)
-    add(MaxPool(name="pool", input=tensor, output="small", kernel=(10, 10)))
-    for bases, bits in tune.PAIRS:
-        conv(f"conv_weights_b{bases}q{bits}", 128, 3)
+    for bases, bits in convs:
+        conv(f"conv_outputs_b{bases}q{bits}", channels, 1)
+        conv(f"conv_codes_b{bases}q{bits}", size[0], 1)
+    conv("conv_wider_b1q1", channels, 1)  # of no shape
+    for bases, bits in convs:
+        conv(f"conv_products_b{bases}q{bits}", channels, 3)
+    to4 = max(1, size[1] - 3), size[2] - 3
+    add(MaxPool(name="pool", input=tensor, output="small", kernel=to4))
+    for bases, bits in convs:
+        conv(f"conv_weights_b{bases}q{bits}", channels, 3)
     add(Flatten(name="flat", input=tensor, output="flat.y"))
-    for bases, bits in tune.PAIRS:
+    for bases, bits in dense:
         name = f"dense_b{bases}q{bits}"
-        weight = np.broadcast_to(np.float32(0), (1024, shape[0]))
-        bias = np.zeros(1024, np.float32)
+        weight = np.broadcast_to(np.float32(0), (width, shape[0]))
+        bias = np.zeros(width, np.float32)
         add(Dense(name=name, input=tensor, output=f"{name}.y", weight=weight, bias=bias))
-    return make_graph(name="kernels", input_name="x", input_shape=INPUT, output=tensor, nodes=nodes)
+    return make_graph(name="kernels", input_name="x", input_shape=size, output=tensor, nodes=nodes)
 
 
-def prices(graph: Graph, family: Family, isa: str, times: Mapping[str, float]) -> dict[Key, Parts]:
-    """The costs that fit the times of the layers best."""
+def cycle_prices(core: str, family: Family, model: QuantizedModel) -> dict[Key, Parts]:
+    """Cycles that fit those of the layers of a `network` best, all with one family."""
+    target, graph = one_isa(reference(core)), model.graph
     layers = {layer.name: layer for layer in graph.weight_layers}
+    plan = make_plan(
+        model, name="kernels", target=target, families=dict.fromkeys(layers, family)
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
+        cycles = step_cycles(plan, Path(folder), CORES[core])
+    taken = {step.layer: count for step, count in zip(plan.steps, cycles, strict=True)}
     found: dict[Key, Parts] = {}
-    for bases, bits in tune.PAIRS:
-        for kind, shapes in SHAPES.items():
+    for kind, shapes in SHAPES.items():
+        for pair in sorted({tune._pair(name) for name in layers if name.startswith(shapes[0])}):
+            bases, bits = pair
             some = [layers[f"{shape}_b{bases}q{bits}"] for shape in shapes]
-            work = [work_of(one, graph, family=family, isa=isa, bits=bits) for one in some]
-            taken = [times[one.name] for one in some]
-            found[family, kind, bases, bits] = tune._fit(np.array(work), np.array(taken))
+            work = [
+                work_of(one, graph, family=family, isa=target.isas[0], bits=bits) for one in some
+            ]
+            found[family, kind, bases, bits] = tune._fit(
+                np.array(work), np.array([taken[one.name] for one in some])
+            )
     return found
 
 
 def model(core: str, family: Family) -> dict[Key, Parts]:
     """Nanoseconds of one family on a core."""
     began = time.perf_counter()
-    target = one_isa(reference(core))
+    target = reference(core)
     assert target.mhz is not None
-    graph = network()
-    quantized = tune._quantized(graph)
-    plan = make_plan(
-        quantized, name="kernels", target=target,
-        families=dict.fromkeys(quantized.decomposed.layers, family),
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
-        cycles = step_cycles(plan, Path(folder), CORES[core])
-    times = {
-        step.layer: count * 1e3 / target.mhz for step, count in zip(plan.steps, cycles, strict=True)
+    graph = network(INPUT, tune.PAIRS, tune.PAIRS, channels=128, width=1024)
+    cycles = cycle_prices(core, family, tune._quantized(graph))
+    costs = {
+        key: tuple(count * 1e3 / target.mhz for count in parts) for key, parts in cycles.items()
     }
-    costs = prices(graph, family, target.isas[0], times)
     if target.memory_mbs is not None:  # a dense layer's planes are read from memory
         for (f, kind, bases, bits), parts in costs.items():
             if kind == "dense":
@@ -233,21 +245,40 @@ def float_rate(core: str) -> float:
     return macs(node, graph.shapes) / cycles[[step.layer for step in plan.steps].index("conv")]
 
 
-def loops(core: str, folder: Path) -> str:
-    """Products in a cycle of its convolutions by a table, its price of a product alone; beside it
-    how many times that is what a loop written by hand has.
+def small_weights(model: QuantizedModel) -> QuantizedModel:
+    """With coefficients of 1, 2, 4 and so on: sums are flushed no oftener than they must be."""
+    layers = {
+        name: replace(one, coefficients=np.full_like(one.coefficients, 1) << np.arange(one.bases))
+        for name, one in model.decomposed.layers.items()
+    }
+    return replace(model, decomposed=replace(model.decomposed, layers=layers))
+
+
+def loops(core: str) -> str:
+    """Products in a cycle of all families, by the price of a product alone; in brackets how many
+    times that is what a loop written by hand has.
     """
-    costs = read_cost_table(folder / f"{core}.json")
-    ghz = (costs.modelled_mhz or 0) / 1e3
+    by_hand = BY_HAND[core]
+    graph = network(WHOLE_TILES, tuple(by_hand), DENSE, channels=512, width=4096)
+    model = small_weights(tune._quantized(graph))
+    found = [cycle_prices(core, family, model) for family in FAMILIES]
     rows = []
-    for (bases, bits), by_hand in (BY_HAND.get(core) or BY_HAND["cortex-a72"]).items():
+    for (bases, bits), limits in by_hand.items():
         row = [f"{bases}, {bits}"]
-        for family, limit in zip(FAMILIES, by_hand, strict=True):
-            rate = 1 / (ghz * costs.ns[family, "conv", bases, bits][0])
-            share = f" ({rate / limit:.2f})" if core in BY_HAND else ""
-            row.append(f"{rate:.1f}{share}")
+        for family, cycles, limit in zip(FAMILIES, found, limits, strict=True):
+            rate = 1 / cycles[family, "conv", bases, bits][0]
+            row.append(f"{rate:.2f} ({rate / limit:.2f})")
         rows.append(row)
-    return table([f"{core}: B, Q", *FAMILIES], rows, left=1)
+    dense = [
+        [f"dense {bases}, {bits}"]
+        + [
+            f"{1 / cycles[family, 'dense', bases, bits][0]:.2f}"
+            for family, cycles in zip(FAMILIES, found, strict=True)
+        ]
+        for bases, bits in DENSE
+    ]
+    dense[-1][-1] += f" ({float(dense[-1][-1]) / FROM_HALF_BYTES[core]:.2f})"
+    return table([f"{core}: B, Q", *FAMILIES], rows + dense, left=1)
 
 
 def main() -> None:
@@ -256,10 +287,12 @@ def main() -> None:
     parser.add_argument("-j", type=int, default=2, help="how many at a time")
     parser.add_argument("-o", type=Path, default=TABLES, help="folder of the tables")
     parser.add_argument("--float", action="store_true", help="print the rates of float layers only")
-    parser.add_argument("--loops", action="store_true", help="print what the tables say")
+    parser.add_argument("--loops", action="store_true", help="print what loops reach only")
     options = parser.parse_args()
     if options.loops:
-        print("\n\n".join(loops(core, options.o) for core in options.cores))
+        cores = [core for core in options.cores if core in BY_HAND]
+        with ThreadPoolExecutor(options.j) as pool:
+            print(*pool.map(loops, cores), sep="\n\n")
         return
     if options.float:
         for core in options.cores:

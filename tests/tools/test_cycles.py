@@ -114,12 +114,29 @@ Total uOps:        200
 Dispatch Width:    2
 Block RThroughput: 1.5
 
+Resources:
+[0.0] - A57UnitI
+[0.1] - A57UnitI
+[1]   - A57UnitW
+
+Resource pressure per iteration:
+[0.0]  [0.1]  [1]
+ -     1.00   1.25
+
+Resource pressure by instruction:
+[0.0]  [0.1]  [1]    Instructions:
+ -      -     2.00   tbl
+
 [1] Code Region - 9
 
 Total Cycles:      100
 Block RThroughput: 1.0
+
+Resource pressure per iteration:
+[0.0]  [0.1]  [1]
+ -     2.00    -
 """
-    assert parse_mca(text) == {7: (2.03, 1.5), 9: (1.0, 1.0)}
+    assert parse_mca(text) == {7: (2.03, 1.5), 9: (1.0, 2.0)}
 
 
 def test_cores_without_a_model_count_instructions() -> None:
