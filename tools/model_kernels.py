@@ -260,8 +260,8 @@ def loops(core: str) -> str:
     """
     by_hand = BY_HAND[core]
     graph = network(WHOLE_TILES, tuple(by_hand), DENSE, channels=512, width=4096)
-    model = small_weights(tune._quantized(graph))
-    found = [cycle_prices(core, family, model) for family in FAMILIES]
+    small = small_weights(tune._quantized(graph))
+    found = [cycle_prices(core, family, small) for family in FAMILIES]
     rows = []
     for (bases, bits), limits in by_hand.items():
         row = [f"{bases}, {bits}"]
@@ -291,6 +291,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.loops:
         cores = [core for core in options.cores if core in BY_HAND]
+        if not cores:
+            parser.error(f"there are loops written by hand of {' and '.join(BY_HAND)} alone")
         with ThreadPoolExecutor(options.j) as pool:
             print(*pool.map(loops, cores), sep="\n\n")
         return

@@ -169,7 +169,7 @@ def _check_weights(
 
     What the packing itself is worth, the layers' results tell.
     """
-    families = {step["layer"]: step["family"] for step in facts.steps if step["family"]}
+    families = {step["layer"]: step["family"] for step in facts.steps if step.get("family")}
     plan = make_plan(
         model, name=facts.name, target=TARGETS[0], preprocess=preprocess, families=families
     )
