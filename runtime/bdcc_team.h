@@ -99,8 +99,8 @@ BDCC_APART BDCC_UNUSED static void bdcc_team_sync(bdcc_team_t *team) {
     if (atomic_fetch_add(&team->arrived, 1) + 1 == team->parts) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
         /* Either this sees the sleeper, or the sleeper, who looks once more under the lock, sees the new round: all
-         * four accesses are in one total order. An addition, not a store: QEMU on x86 lets a later load overtake a
-         * store of AArch64 and ARMv8, and all would sleep. */
+         * four accesses are in one total order. An addition, not a store: of a store and a load of AArch64, QEMU 7.2
+         * on x86 makes plain ones with no barrier between, the load may overtake, and all would sleep. */
         atomic_fetch_add(&team->round, 1);
         if (atomic_load(&team->sleepers) > 0) {
             bdcc_lock(&team->mutex);

@@ -190,16 +190,14 @@ def cycle_prices(core: str, family: Family, model: QuantizedModel) -> dict[Key, 
     """Cycles that fit those of the layers of a `network` best, all with one family."""
     target, graph = one_isa(reference(core)), model.graph
     layers = {layer.name: layer for layer in graph.weight_layers}
-    plan = make_plan(
-        model, name="kernels", target=target, families=dict.fromkeys(layers, family)
-    )  # fmt: skip
+    plan = make_plan(model, name="kernels", target=target, families=dict.fromkeys(layers, family))
     with tempfile.TemporaryDirectory(prefix="bdcc-model-") as folder:
         cycles = step_cycles(plan, Path(folder), CORES[core])
     taken = {step.layer: count for step, count in zip(plan.steps, cycles, strict=True)}
     found: dict[Key, Parts] = {}
     for kind, shapes in SHAPES.items():
-        for pair in sorted({tune._pair(name) for name in layers if name.startswith(shapes[0])}):
-            bases, bits = pair
+        pairs = sorted({tune._pair(name) for name in layers if name.startswith(shapes[0])})
+        for bases, bits in pairs:
             some = [layers[f"{shape}_b{bases}q{bits}"] for shape in shapes]
             work = [
                 work_of(one, graph, family=family, isa=target.isas[0], bits=bits) for one in some

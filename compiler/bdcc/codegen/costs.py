@@ -7,7 +7,8 @@ A table has, for one instruction set and each family and (bases, bits), the nano
   measured tables have among the codes: a fourth price is too much for what can be measured);
 - a dense layer: per weight.
 `bdcc tune` measures tables; those in cost_tables/ are what it measured on a Zen 5 core that was
-held to each instruction set, and what tools/model_kernels.py modelled of ARM cores.
+held to each instruction set (dense layers by bytes: docs/design.md), and what
+tools/model_kernels.py modelled of ARM cores.
 """
 
 from __future__ import annotations
