@@ -4,6 +4,19 @@
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """The text with what does not print escaped: control characters, line ends, characters that
+    turn the direction of writing, bytes that are no UTF-8. What a model, a file or another program
+    calls itself stays one line, and moves no cursor.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
 class BdccError(Exception):
     """Something the user can act on: where, what was found, what is allowed, what to do.
 
@@ -19,7 +32,7 @@ class BdccError(Exception):
         parts = [f"{layer}: {message}" if layer else message]
         if hint:
             parts.append(hint)
-        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+        super().__init__(one_line(". ".join(part.rstrip(".") for part in parts) + "."))
 
 
 class ModelError(BdccError):

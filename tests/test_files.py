@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: 0BSD
+"""Files appear complete or not at all, take the place of regular files alone, and say why not."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from bdcc.errors import BdccError, OutputError, one_line
+from bdcc.files import appearing, write_file, write_text
+
+
+def test_a_file_that_cannot_be_filled_leaves_the_former_one_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "table.json"
+    write_text(file, "former")
+
+    def half(out: BinaryIO) -> None:
+        out.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match=r"table\.json: the disk is full \(\d+ bytes are free"):
+        write_file(file, half)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
+    assert file.read_text() == "former"
+
+
+def test_a_link_stays_and_its_target_is_replaced_with_its_mode(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("former")
+    target.chmod(0o640)
+    link.symlink_to("target")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("new", 0o640)
+
+
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "loop", "link to a device"])
+def test_what_is_no_regular_file_stays(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "there"
+    match kind:
+        case "pipe":
+            os.mkfifo(file)
+        case "folder":
+            file.mkdir()
+        case "device":
+            file = Path("/dev/null")
+        case "loop":
+            file.symlink_to("there")
+        case _:
+            file.symlink_to("/dev/null")
+    before = file.lstat()
+    with pytest.raises(OutputError):
+        write_text(file, "new")
+    assert file.lstat().st_mode == before.st_mode
+    assert file.lstat().st_ino == before.st_ino
+    assert len(list(tmp_path.iterdir())) == (kind != "device")
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    for name in ("n" * 255, "é" * 127):
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with appearing(file) as first, appearing(file) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"  # the outer block ends last
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("conv1/Conv_0 (Conv)", "conv1/Conv_0 (Conv)"),
+        ("größe 卷積", "größe 卷積"),
+        ("a\nb\r\x1b[2Jc\x00", r"a\nb\r\x1b[2Jc\x00"),
+        ("\u202eevil\u2066", r"\u202eevil\u2066"),
+        (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
+        ("\x85\u2028", r"\x85\u2028"),
+    ],
+)
+def test_what_does_not_print_is_escaped(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+    assert str(BdccError("found", layer=text)) == f"{shown}: found."
