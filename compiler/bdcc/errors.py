@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, *, most: int | None = None) -> str:
     """The text with what does not print escaped: control characters, line ends, characters that
     turn the direction of writing, bytes that are no UTF-8. What a model, a file or another program
-    calls itself stays one line, and moves no cursor.
+    calls itself stays one line, and moves no cursor. most: characters, the last of them an ellipsis
+    where it has more.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+            for c in text
+        )
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
 
 
 class BdccError(Exception):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bdcc.codegen.bytedot import WIDE_BELOW, signed_offset
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.bytedot_dense import template_variables as dense_variables
 from bdcc.codegen.checksum import checksum
+from bdcc.codegen.escape import FILTERS, library_text, sealed
 from bdcc.codegen.golden import golden_vectors
 from bdcc.codegen.lut import template_variables as lut_variables
 from bdcc.codegen.memory import ALIGNMENT
@@ -53,7 +54,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     """Write what is built and loaded: everything but the golden vectors and the oracle."""
     name, blob = plan.name, _blob(plan)
     variables = _variables(plan, blob)
-    render = renderer(variables)
+    render = renderer(sealed(variables))
     for sub in ("include", "src", "weights", "host"):
         (folder / sub).mkdir()
     for header in sorted(shipped("runtime").iterdir(), key=lambda p: p.name):
@@ -83,7 +84,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     for target, template in texts.items():
         (folder / target).write_text(render(template), encoding="utf-8")
     for kernels, numbers in _kernels(plan).items():
-        text = renderer(numbers)(f"{kernels}.h.j2")
+        text = renderer(numbers)(f"{kernels}.h.j2")  # made from bases and bits: nobody's texts
         (folder / "src" / f"{kernels}_kernels.h").write_text(text, encoding="utf-8")
     (folder / "weights" / f"{name}.bin").write_bytes(blob)
     project = {
@@ -119,8 +120,10 @@ def _blob(plan: DeploymentPlan) -> bytes:
     return body.tobytes()
 
 
-def renderer(variables: dict[str, Any]) -> Callable[[str], str]:
-    """Renders templates by name with these variables."""
+def renderer(variables: Mapping[str, Any]) -> Callable[[str], str]:
+    """Renders templates by name with these variables; the filters are those of codegen/escape.py.
+    Variables that hold a text of the model's or the user's are to be `sealed`.
+    """
     loader = jinja2.FunctionLoader(lambda name: (shipped("templates") / name).read_text("utf-8"))
     environment = jinja2.Environment(
         loader=loader,
@@ -128,19 +131,10 @@ def renderer(variables: dict[str, Any]) -> Callable[[str], str]:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=False,  # escape.sealed is stricter, and knows the languages
     )
+    environment.filters |= FILTERS
     return lambda template: environment.get_template(template).render(variables)
-
-
-def _c_string(text: str) -> str:
-    """A C string literal of any text, UTF-8 bytes outside ASCII as octal escapes."""
-    escapes = {ord('"'): '\\"', ord("\\"): "\\\\", ord("?"): "\\?"}
-    body = "".join(
-        escapes.get(byte, chr(byte)) if 32 <= byte < 127 else f"\\{byte:03o}"
-        for byte in text.encode()
-    )
-    return f'"{body}"'
 
 
 def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
@@ -153,7 +147,6 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     arena = [plan.arena_bytes, plan.private_bytes]
     interface = json.dumps([input_shape, plan.outputs, *arena, BLOB_FORMAT])
     layers = [_layer(plan, node.name, op_name(node)) for node in graph.weight_layers]
-    summary = f"{plan.name}: {len(plan.steps)} steps, {len(blob)} bytes of weights"
     steps = [_step(plan, step, offsets) for step in plan.steps]
     flags, machine = plan.target.cflags.split(), plan.target.machine or ""
     cross = plan.target.cross
@@ -164,13 +157,12 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "version": bdcc.__version__,
         "input": input_shape,
         "outputs": plan.outputs,
-        "output_shape": " x ".join(map(str, output_shape)),
+        "output_shape": output_shape,
         "arena_bytes": plan.arena_bytes,
         "part_bytes": plan.private_bytes,
         "alignment": ALIGNMENT,
         "arena_align": ALIGNMENT,
         "abi": zlib.crc32(interface.encode()) & 0x7FFFFFFF,
-        "summary": summary,
         "isas": plan.target.isas,
         "has_pixels": has_pixels,
         "kernels": list(_kernels(plan)),
@@ -185,15 +177,12 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "slice_bytes": max(
             s["runs"] * s["run_bytes"] if s["run_bytes"] < s["pitch_bytes"] else 1 for s in steps
         ),
-        "labels": [_c_string(label) for label in _labels(plan)],
-        "info": _c_string(json.dumps({"name": plan.name, "layers": layers})),
+        "labels": _labels(plan),
+        "info": _info(plan, layers),
         "layers": layers,
         "array_by_default": small,
         "default_weights": "array" if small else "incbin",
-        "lines": [
-            ", ".join(f"0x{int(word):x}u" for word in words[i : i + 8]) + ","
-            for i in range(0, len(words), 8)
-        ],
+        "words": [f"0x{int(word):x}u" for word in words],
         "target": plan.target.name,
         "cflags": " ".join(flag for flag in flags if flag.startswith("-O")) or "-O3",
         "cpu_flags": " ".join(flag for flag in flags if not flag.startswith("-O")),
@@ -206,6 +195,12 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
         "libraries": f"/usr/{cross[:-1]}" if re.fullmatch(r"\w+-linux-gnu\w*-", cross) else "",
         "portable": int(plan.target.portable),
     }
+
+
+def _info(plan: DeploymentPlan, layers: list[dict[str, Any]]) -> list[int]:
+    """The JSON of <m>_info(), byte by byte: C11 promises no string literal of such length."""
+    named = [layer | {"name": library_text(layer["name"])} for layer in layers]
+    return list(json.dumps({"name": plan.name, "layers": named}).encode())
 
 
 def _kernels(plan: DeploymentPlan) -> dict[str, dict[str, Any]]:

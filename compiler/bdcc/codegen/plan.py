@@ -19,7 +19,8 @@ import numpy as np
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import Family
 from bdcc.codegen.memory import ALIGNMENT, Lifetime, place, round_up
-from bdcc.codegen.steps import Array, Step, StepBuilder, project_name
+from bdcc.codegen.names import project_name
+from bdcc.codegen.steps import Array, Step, StepBuilder
 from bdcc.codegen.targets import Target
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import op_name

@@ -5,7 +5,7 @@ covers (a Relu joins its layer, a Flatten is free, a Concat's inputs are written
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
@@ -19,6 +19,7 @@ from bdcc.approx.simulate import layer_constants
 from bdcc.codegen.binary import FAMILIES, Family, plan_binary
 from bdcc.codegen.bounds import magnitude_bounds
 from bdcc.codegen.geometry import check_int32, lrn_scratch_bytes, pack_layer, pool_geometry
+from bdcc.codegen.names import PART_MOST, c_identifier
 from bdcc.codegen.packing import pack_float_filters, side_by_side
 from bdcc.data.preprocess import Preprocess
 from bdcc.ir.graph import (
@@ -95,19 +96,6 @@ class Step:
     sections: tuple[str, ...] = ()
 
 
-def c_identifier(text: str) -> str:
-    """A valid, lower-case C identifier made from a file or layer name."""
-    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_").lower() or "model"
-    return name if not name[0].isdigit() else f"m{name}"
-
-
-def project_name(text: str) -> str:
-    """The prefix of a project's C names and files; never one that its own sources already have."""
-    name = c_identifier(text)
-    ours = name in ("main", "selftest", "bin2c") or name.endswith("_kernels")
-    return f"{name}_model" if ours or name.startswith("bdcc_") else name
-
-
 # Kinds of step that write their output in one piece. The others can leave room between pixels.
 WHOLE = ("relu", "lrn", "softmax")
 
@@ -138,6 +126,7 @@ class StepBuilder:
         self.bounds = magnitude_bounds(model)
         self.carried = carried_codes(model, self.bounds)
         self.names: set[str] = set()
+        self.repeats = Counter[str]()  # of names: how often another had to be made of it
         self.preprocess = preprocess
 
     def build(self) -> tuple[Step, ...]:
@@ -152,10 +141,10 @@ class StepBuilder:
     # Where tensors lie
 
     def _unique(self, wanted: str) -> str:
-        name, count = c_identifier(wanted), 2
+        stem = name = c_identifier(wanted)[:PART_MOST]
         while name in self.names:
-            name = f"{c_identifier(wanted)}_{count}"
-            count += 1
+            self.repeats[stem] += 1
+            name = f"{stem}_{self.repeats[stem] + 1}"
         self.names.add(name)
         return name
 
@@ -170,7 +159,7 @@ class StepBuilder:
                 return self._slice(join, join.inputs.index(tensor), quant)
         bits = self.static[quant].bits if quant else 0
         suffix = f"#{bits}" if bits else ""
-        return Buffer(name=tensor + suffix, shape=shape, bits=bits, pitch=shape[0])
+        return Buffer(name=_block(tensor) + suffix, shape=shape, bits=bits, pitch=shape[0])
 
     def _slice(self, join: Concat, index: int, quant: str | None) -> Buffer:
         """Where the input of this index goes in the Concat's block."""
@@ -403,7 +392,7 @@ class StepBuilder:
         if lies_in_onnx_order(self.graph, tensor):
             return source
         buffer = Buffer(
-            name=f"{tensor}#onnx", shape=(source.count, 1, 1), bits=0, pitch=source.count
+            name=f"{_block(tensor)}#onnx", shape=(source.count, 1, 1), bits=0, pitch=source.count
         )
         self.steps.append(
             Step(
@@ -525,6 +514,13 @@ class StepBuilder:
             values=values,
             sections=tuple(f"{node.name}.{part}" for part in sections),
         )
+
+
+def _block(tensor: str) -> str:
+    """The name of its block in the arena. Codes and scratch have names of their own (x#4,
+    scratch:conv), which no tensor may take.
+    """
+    return ("#" if tensor.startswith("scratch:") else "") + tensor.replace("#", "##")
 
 
 def lies_in_onnx_order(graph: Graph, tensor: str) -> bool:
