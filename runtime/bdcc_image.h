@@ -167,11 +167,13 @@ BDCC_INLINE uint8_t bdcc_resize_round(uint32_t sum) {
 
 /* Rows of `channels`-byte pixels, row_bytes apart -> uint8 [out_h][out_w][channels]. Antialiased bilinear, first
  * across, then down, each pass rounded to bytes. Each input row is scaled once, into a ring of as many rows as one
- * output row can see. 0, or -1 if the geometry is impossible or scratch too small or not aligned to 4 bytes. */
+ * output row can see. 0, or -1 if the geometry is impossible, rows overlap, or scratch is too small or not aligned to 4
+ * bytes. */
 BDCC_INLINE int bdcc_resize(const bdcc_resize_t *r, const uint8_t *BDCC_RESTRICT pixels, size_t row_bytes,
                             uint8_t *BDCC_RESTRICT out, void *BDCC_RESTRICT scratch, size_t scratch_bytes) {
     const size_t needed = bdcc_resize_scratch_bytes(r);
     if (needed == 0 || scratch_bytes < needed || ((uintptr_t)scratch & 3) != 0) return -1;
+    if (row_bytes < (size_t)r->in_w * (size_t)r->channels) return -1;
     const size_t across = bdcc_resize_taps(r->in_w, r->full_w), down = bdcc_resize_taps(r->in_h, r->full_h);
     const size_t channels = (size_t)r->channels, width = (size_t)r->out_w, row = width * channels;
     uint32_t *weights = (uint32_t *)scratch, *weights_down = weights + width * across;

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdcc.errors import BdccError, OptionError
+from bdcc.errors import BdccError, OptionError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -140,6 +140,7 @@ class _Watch:
         self._task: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        stage = one_line(stage)
         now = time.monotonic()
         if stage != self._stage or done < self._done:  # the next of its kind begins anew
             self.close()
@@ -167,7 +168,7 @@ class _Watch:
 
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
                 TextColumn("left"),
@@ -194,8 +195,9 @@ class _Watch:
         self.close()
 
 
-def _tell(line: str) -> None:
-    click.echo(line, err=True)
+def _tell(line: str, *, err: bool = True) -> None:
+    """One line, whatever a model or a file calls itself in it."""
+    click.echo(one_line(line), err=err)
 
 
 def _print_json(value: Any) -> None:
@@ -365,7 +367,7 @@ def compile_command(model: Path, as_json: bool, **options: Any) -> int:
         click.echo(layer_table(report) + "\n")
         click.echo(summary(report, result.timings, project=str(options["output"])))
         for note in report["notes"]:
-            click.echo(note)
+            _tell(note, err=False)
     if result.missed:
         _tell(f"bdcc: {result.missed}")
         return MISSED
@@ -446,8 +448,8 @@ def sweep(
     else:
         click.echo(sweep_text(result))
         for note in result["notes"]:
-            click.echo(note)
-        click.echo(f"pictures: {options['output'] / 'sweep.html'} and sweep.svg")
+            _tell(note, err=False)
+        _tell(f"pictures: {options['output'] / 'sweep.html'} and sweep.svg", err=False)
 
 
 # --- inspect --------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def shipped(what: str) -> Any:
 
 
 def _blob(plan: DeploymentPlan) -> bytes:
-    """Header (64 bytes: "BDCC", format, fingerprint, size, checksum of the rest) and the sections,
-    little-endian.
+    """Header (64 bytes: "BDCC", format, fingerprint, size, checksum of what is behind the header,
+    zeros) and the sections, little-endian.
     """
     body = np.zeros(plan.blob_bytes, dtype=np.uint8)
     for section in plan.sections:

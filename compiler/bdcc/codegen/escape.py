@@ -74,7 +74,9 @@ def c_string(text: str) -> str:
 
 def c_comment(text: str) -> str:
     """Inside a C comment, with something behind it on the line: it neither ends nor opens one."""
-    return re.sub(r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)", " ", one_line(text, most=COMMENT_MOST))
+    return re.sub(
+        r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)", " ", one_line(text, most=COMMENT_MOST)
+    )
 
 
 def make(text: str) -> str:
@@ -103,10 +105,10 @@ def html(text: str) -> Html:
     return text if isinstance(text, Html) else Html(html_entities.escape(one_line(text)))
 
 
-def element(name: str, *inside: str, style: str | None = None) -> Html:
-    """<name class="style">..</name>; whatever is inside and no Html becomes a text."""
-    kind = f' class="{style}"' if style else ""
-    return Html(f"<{name}{kind}>{''.join(map(html, inside))}</{name}>")
+def element(name: str, *inside: str, kind: str | None = None) -> Html:
+    """<name class="kind">..</name>; whatever is inside and no Html becomes a text."""
+    attribute = f' class="{kind}"' if kind else ""
+    return Html(f"<{name}{attribute}>{''.join(map(html, inside))}</{name}>")
 
 
 def _filter(escape: Callable[[str], str]) -> Callable[[str | Text], str]:

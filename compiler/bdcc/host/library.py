@@ -191,6 +191,11 @@ class Library:
         return self._text("label", index)
 
     def step_name(self, index: int) -> str:
+        """The layer's name in the model."""
+        return str(self.facts.steps[index]["layer"])
+
+    def shown_name(self, index: int) -> str:
+        """The layer's name as the library says it: `library_text` of that in the model."""
         return str(self._ffi.string(self._call("step", index).layer).decode())
 
     # --- running ----------------------------------------------------------------------------------
@@ -296,8 +301,7 @@ class Library:
         return tuple(steps)
 
     def _step_output(self, index: int, arena: U8, output: F32) -> StepOutput:
-        step = self._call("step", index)
-        layer, tensor = (str(self._ffi.string(s).decode()) for s in (step.layer, step.tensor))
+        step, fact = self._call("step", index), self.facts.steps[index]
         shape = (step.height, step.width, step.channels)
         if index == self.step_count - 1:  # in ONNX order already
             array: npt.NDArray[Any] = output.reshape(shape[2], *shape[:2])
@@ -307,6 +311,7 @@ class Library:
             strides = (step.width * pixel, pixel, dtype.itemsize)
             values: npt.NDArray[Any] = np.ndarray(shape, dtype, arena.data, step.offset, strides)
             array = values.transpose(2, 0, 1)
+        layer, tensor = str(fact["layer"]), str(fact["tensor"])
         return StepOutput(layer=layer, tensor=tensor, bits=step.bits, array=array.copy())
 
     def new_arena(self) -> U8:

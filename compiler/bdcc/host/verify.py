@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import Trace, run_exact
+from bdcc.codegen.escape import CELL_MOST, library_text
 from bdcc.codegen.golden import expected_tensor
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import TARGETS
 from bdcc.data.preprocess import Preprocess
-from bdcc.errors import MismatchError, OutputError
+from bdcc.errors import MismatchError, OutputError, one_line
 from bdcc.host.build import build
 from bdcc.host.facts import ProjectFacts, read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
@@ -56,7 +57,9 @@ class VerificationReport:
         rows = [("layer", "tensor", "op", "format", "values", "differing")]
         rows += [
             (
-                *(s.layer, s.tensor, s.op, f"{s.bits} bits" if s.bits else "float32"),
+                one_line(s.layer, most=CELL_MOST),
+                one_line(s.tensor, most=CELL_MOST),
+                *(s.op, f"{s.bits} bits" if s.bits else "float32"),
                 *(f"{s.values:,}", f"{s.differing:,}"),
             )
             for s in self.steps
@@ -149,9 +152,9 @@ def _random_pixels(facts: ProjectFacts, *, seed: int) -> npt.NDArray[np.uint8]:
 
 def _check_steps(library: Library, facts: ProjectFacts, model: QuantizedModel) -> None:
     """The library must have the steps that the project tells of, one for each decomposed layer."""
-    told = [record["layer"] for record in facts.steps]
-    found = [library.step_name(index) for index in range(library.step_count)]
-    missing = set(model.decomposed.layers) - set(found)
+    told = [library_text(record["layer"]) for record in facts.steps]
+    found = [library.shown_name(index) for index in range(library.step_count)]
+    missing = set(model.decomposed.layers) - {record["layer"] for record in facts.steps}
     if told != found or missing:
         raise MismatchError(
             f"the library's steps are {', '.join(found)}, the project's {', '.join(told)}",

@@ -22,7 +22,7 @@ from bdcc.codegen.costs import (
 )
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError
+from bdcc.errors import OptionError, OutputError, one_line
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
@@ -271,4 +271,4 @@ def tuning_text(result: Mapping[str, Any]) -> str:
     if (planned_for := result["planned_for"]) != result["isa"]:
         lacking = "" if planned_for in result["isas"] else ", which this CPU does not have"
         lines.append(f"the project is planned for {planned_for}{lacking}")
-    return table(header, rows, left=3) + "\n\n" + "\n".join(lines)
+    return table(header, rows, left=3) + "\n\n" + "\n".join(map(one_line, lines))

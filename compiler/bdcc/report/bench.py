@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bdcc.errors import one_line
 from bdcc.report.text import size, table
 
 STEP_HEADER = (
@@ -81,7 +82,11 @@ def _systems_table(systems: Sequence[Mapping[str, Any]]) -> str:
         for one in systems
         if one["problem"] is None
     ]
-    problems = [f"{one['name']}: {one['problem']}" for one in systems if one["problem"] is not None]
+    problems = [
+        one_line(f"{one['name']}: {one['problem']}")
+        for one in systems
+        if one["problem"] is not None
+    ]
     return "\n".join([table(header, rows, left=1), *problems])
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bdcc.report.html import BLUE, ORANGE, svg_figure
+from bdcc.errors import one_line
+from bdcc.report.html import BLUE, LITERAL, ORANGE, label, svg_figure
 
 GRAY = "#aaaaaa"
 
@@ -32,11 +33,13 @@ def draw_bench(result: Mapping[str, Any]) -> str:
 
 
 def _draw_systems(axes: Axes, systems: Sequence[Mapping[str, Any]]) -> None:
+    place = range(len(systems))
     bars = axes.barh(
-        [_name(one) for one in systems],
+        place,
         [one["min_ms"] for one in systems],
         color=[ORANGE if one["name"].startswith("bdcc") else BLUE for one in systems],
     )
+    axes.set_yticks(place, [_name(one) for one in systems], **LITERAL)
     axes.bar_label(bars, [f"{one['min_ms']:.3g}" for one in systems], padding=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(one["min_ms"] for one in systems))
@@ -45,16 +48,17 @@ def _draw_systems(axes: Axes, systems: Sequence[Mapping[str, Any]]) -> None:
 
 def _name(system: Mapping[str, Any]) -> str:
     count = system["threads"]
-    return f"{system['name']}, {count} thread{'s' if count > 1 else ''}"
+    return f"{one_line(system['name'])}, {count} thread{'s' if count > 1 else ''}"
 
 
 def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
     """The part of each bar that the limit explains, and the rest."""
-    names = [step["layer"] for step in layers]
+    place = range(len(layers))
     limits = [min(1.0, step["speed"]["share"]) * step["min_ms"] for step in layers]
     rest = [step["min_ms"] - limit for step, limit in zip(layers, limits, strict=True)]
-    axes.barh(names, limits, color=ORANGE, label="what the core needs at least")
-    bars = axes.barh(names, rest, left=limits, color=GRAY, label="the rest")
+    axes.barh(place, limits, color=ORANGE, label="what the core needs at least")
+    bars = axes.barh(place, rest, left=limits, color=GRAY, label="the rest")
+    axes.set_yticks(place, [label(step["layer"]) for step in layers], **LITERAL)
     labels = [
         f"{step['min_ms']:.3f}, {step['speed']['share']:.0%} of {step['speed']['limit']}"
         for step in layers

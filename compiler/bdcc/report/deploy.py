@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bdcc.errors import one_line
 from bdcc.report.text import table
 
 
@@ -29,7 +30,7 @@ def deploy_text(result: Mapping[str, Any]) -> str:
     return (
         table(["layer", "op", "min ms", "median ms"], rows)
         + "\n\n"
-        + "\n".join(lines)
+        + "\n".join(map(one_line, lines))
         + f"\n{result['isa']}, threads: {result['threads']}, rounds: {result['rounds']}\n"
         f"min={result['min_ms']:.{digits}f} median={result['median_ms']:.{digits}f} ms"
     )

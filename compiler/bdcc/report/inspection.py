@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from bdcc.codegen.escape import CELL_MOST
+from bdcc.errors import one_line
 from bdcc.ir.graph import (
     AveragePool,
     Concat,
@@ -89,14 +91,17 @@ def inspection_text(found: Mapping[str, Any]) -> str:
         for layer in found["layers"]
     ]
     header = ["layer", "op", "weights", "output", "MACs", "parameters"]
+    ends = [
+        f"{one_line(found[end]['name'], most=CELL_MOST)} {shape(found[end]['shape'])}"
+        for end in ("input", "output")
+    ]
     return "\n".join(
         (
-            f"{found['model']}: input {found['input']['name']} {shape(found['input']['shape'])}, "
-            f"output {found['output']['name']} {shape(found['output']['shape'])}, "
+            f"{one_line(found['model'], most=CELL_MOST)}: input {ends[0]}, output {ends[1]}, "
             f"{many(found['macs'])} MACs, {many(found['parameters'])} parameters",
             "",
             table(header, rows, left=3),
             "",
-            f"--keep-float takes: {', '.join(found['keep_float']) or 'nothing'}",
+            one_line(f"--keep-float takes: {', '.join(found['keep_float']) or 'nothing'}"),
         )
     )

@@ -8,12 +8,13 @@ bytes.
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bdcc.report.html import STYLE
+from bdcc.codegen.escape import element
+from bdcc.report.html import page
+from bdcc.report.html import table as html_table
 from bdcc.report.sweep_figure import METRICS, draw_panel
 from bdcc.report.text import JUDGES, size, table
 
@@ -59,37 +60,29 @@ def sweep_text(sweep: Mapping[str, Any]) -> str:
 
 def sweep_html(sweep: Mapping[str, Any]) -> str:
     """One page with both pictures, all points, and the commands that make them."""
-    title = f"{html.escape(sweep['model']['name'])}: time against accuracy"
-    header, rows = _table(sweep)
-    head = "".join(f"<th>{name}</th>" for name in header)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
     star = (
         "A star is what the search predicted before it measured. "
         if any(point["predicted"] is not None for point in sweep["points"])
         else ""
     )
     lines = [*sweep["notes"], *(f"Warning: {line}" for line in sweep["warnings"])]
-    return "\n".join(
-        (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-            f"<title>bdcc: {title}</title>",
-            f"<style>{STYLE}pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style>",
-            f"</head><body><h1>{title}</h1>",
-            f"<p>{html.escape(_judged(sweep))} Times: medians of one inference of the emitted C, "
-            f"one thread ({sweep['isa']}), over {sweep['turns']} turns in which every project ran "
-            f"once. {star}An open marker is a tolerance that was missed.</p>",
-            draw_panel(sweep, "search"),
-            draw_panel(sweep, "holdout"),
-            f"<table><tr>{head}</tr>\n{body}</table>",
-            "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>",
-            "<h2>To reproduce</h2>",
-            f"<pre>{html.escape(sweep['command'])}</pre>",
-            "<p>Each point alone:</p>",
-            f"<pre>{html.escape(chr(10).join(p['command'] for p in sweep['points']))}</pre>",
-            "</body></html>\n",
-        )
+    return page(
+        f"{sweep['model']['name']}: time against accuracy",
+        element(
+            "p",
+            f"{_judged(sweep)} Times: medians of one inference of the emitted C, one thread "
+            f"({sweep['isa']}), over {sweep['turns']} turns in which every project ran once. "
+            f"{star}An open marker is a tolerance that was missed.",
+        ),
+        draw_panel(sweep, "search"),
+        draw_panel(sweep, "holdout"),
+        html_table(*_table(sweep)),
+        element("ul", *(element("li", line) for line in lines)),
+        element("h2", "To reproduce"),
+        element("pre", sweep["command"]),
+        element("p", "Each point alone:"),
+        *(element("pre", point["command"]) for point in sweep["points"]),
+        style="pre { white-space: pre-wrap; overflow-wrap: anywhere; }\n",
     )
 
 

@@ -19,7 +19,9 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from bdcc.report.html import svg_figure
+from bdcc.codegen.escape import Html
+from bdcc.errors import one_line
+from bdcc.report.html import LITERAL, svg_figure
 
 Part = Literal["search", "holdout"]
 METRICS = {"top1": "top-1", "top5": "top-5"}
@@ -50,12 +52,12 @@ LABEL: Mapping[str, Any] = {
 }
 
 
-def draw_sweep(sweep: Mapping[str, Any]) -> str:
+def draw_sweep(sweep: Mapping[str, Any]) -> Html:
     """SVG text: the search pictures beside those held back, with one legend."""
     return svg_figure(lambda figure: _draw(figure, sweep, ("search", "holdout")), size=(12.0, 6.2))
 
 
-def draw_panel(sweep: Mapping[str, Any], part: Part) -> str:
+def draw_panel(sweep: Mapping[str, Any], part: Part) -> Html:
     """SVG text of one of the two panels."""
     return svg_figure(lambda figure: _draw(figure, sweep, (part,)), size=(8.0, 5.4))
 
@@ -63,7 +65,7 @@ def draw_panel(sweep: Mapping[str, Any], part: Part) -> str:
 def _draw(figure: Figure, sweep: Mapping[str, Any], parts: Sequence[Part]) -> None:
     figure.set_dpi(72)  # SVG's: what is measured for the labels is what is written
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
-    figure.suptitle(sweep["model"]["name"], fontsize=FONT + 2)
+    figure.suptitle(one_line(sweep["model"]["name"], most=60), fontsize=FONT + 2, **LITERAL)
     for axes, part in zip(panels, parts, strict=True):
         _draw_points(axes, sweep, part)
     figure.legend(

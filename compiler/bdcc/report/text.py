@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bdcc.codegen.escape import CELL_MOST
 from bdcc.codegen.targets import target_of
+from bdcc.errors import one_line
 from bdcc.report.report import is_bound, predicted_loss
 
 JUDGES = {
@@ -17,7 +20,10 @@ JUDGES = {
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2) -> str:
-    """Columns as wide as they need, the first `left` flush left and the others flush right."""
+    """Columns as wide as they need, the first `left` flush left and the others flush right. A row
+    is one line, whatever the cells hold, and a cell no wider than CELL_MOST.
+    """
+    rows = [[one_line(cell, most=CELL_MOST) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     rule = ["-" * width for width in widths]
     return "\n".join(
@@ -163,11 +169,12 @@ def summary(report: Mapping[str, Any], timings: Mapping[str, Any], *, project: s
     ]
     rows.append(("took", f"{timings['total_s']:.1f} s ({', '.join(spent)})"))
     target = target_of(report)
-    make = f"make -C {project}" + (f" CROSS={target.cross}" if target.cross else "")
-    deploy = "" if target.bare or not target.cross else f"   bdcc deploy USER@BOARD {project}"
-    rows.append(("next", f"{make}   bdcc verify {project}   bdcc run {project} PICTURE{deploy}"))
+    there = shlex.quote(project)
+    make = f"make -C {there}" + (f" CROSS={target.cross}" if target.cross else "")
+    deploy = "" if target.bare or not target.cross else f"   bdcc deploy USER@BOARD {there}"
+    rows.append(("next", f"{make}   bdcc verify {there}   bdcc run {there} PICTURE{deploy}"))
     width = max(len(key) for key, _ in rows)
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in rows)
+    return "\n".join(one_line(f"{key.ljust(width)}  {value}") for key, value in rows)
 
 
 def board_text(board: Mapping[str, Any]) -> str:
