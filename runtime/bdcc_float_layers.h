@@ -51,12 +51,12 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tiles)(const float *BDCC_RESTRICT x,
             const float *from = x + (size_t)p * x_step;
             float *to = y + (size_t)p * y_step;
             step = p + most <= pixels ? most : p + 2 <= pixels ? 2 : 1;
-            if (step == most) {
-                BDCC_NAME(bdcc_tile)(from, x_step, most, w, run, w_step, vectors, to, y_step);
-            } else if (step == 2) {
-                BDCC_NAME(bdcc_tile)(from, x_step, 2, w, run, w_step, vectors, to, y_step);
-            } else {
+            if (step == 1) {
                 BDCC_NAME(bdcc_tile)(from, x_step, 1, w, run, w_step, vectors, to, y_step);
+            } else if (step == most) {
+                BDCC_NAME(bdcc_tile)(from, x_step, most, w, run, w_step, vectors, to, y_step);
+            } else {
+                BDCC_NAME(bdcc_tile)(from, x_step, 2, w, run, w_step, vectors, to, y_step);
             }
         }
     }

@@ -55,7 +55,10 @@ BDCC_INLINE void bdcc_relu(const float *BDCC_RESTRICT x, size_t n, float *BDCC_R
 /* gcc makes vectors of roots if the library's function, which it replaces, is declared to have no side effect (errno);
  * clang, of the intrinsic. */
 #if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wredundant-decls"
 float sqrtf(float) __attribute__((const));
+#pragma GCC diagnostic pop
 #endif
 
 BDCC_INLINE float bdcc_sqrt(float x) {

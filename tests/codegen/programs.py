@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from bdcc.codegen.emit import renderer
 from bdcc.codegen.targets import ISAS
+from strict import strict
 
 ROOT = Path(__file__).resolve().parents[2]
-STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ def build(
     program = folder / "check"
     selected = " ".join(f"K{one}" if isinstance(one, tuple) else f"K({one})" for one in select)
     command = [
-        cc, *STRICT, *flags, f"-DKERNELS={selected}", f"-I{folder}", f"-I{ROOT / 'runtime'}",
+        cc, "-std=c11", *strict(cc), *flags,
+        f"-DKERNELS={selected}", f"-I{folder}", f"-I{ROOT / 'runtime'}",
         str(Path(__file__).with_name(f"{kernels}_check.c")), "-o", str(program),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

@@ -30,9 +30,9 @@ from codegen.nets import (
     squeezenet_like,
     write_project,
 )
+from strict import strict
 
 Tool = Callable[[str], str]
-STRICT = "-Wall -Wextra -Wconversion -Wpedantic -Werror"
 FLAGS = {
     "gcc -O0": ("gcc", "-std=c11 -O0"),
     "gcc native": ("gcc", "-std=c11 -O3 -march=native"),
@@ -72,7 +72,7 @@ def test_every_compiler_and_flag_gives_the_oracle_s_bits(
     command = [
         compiler,
         *options.split(),
-        *STRICT.split(),
+        *strict(compiler),
         "-Iinclude",
         "-Isrc",
         "-o",
@@ -154,7 +154,7 @@ def test_joined_maps(mode: str, tmp_path: Path) -> None:
         squeezenet_like(), bases=bases, bits=[4, 3, 5, 5, 2, 8, 7, 6, 4, 3, 5], mode=ranges
     )
     write_project(model, tmp_path / "net")
-    command = ["make", "-s", "selftest", f"CPPFLAGS={STRICT}"]
+    command = ["make", "-s", "selftest", f"CPPFLAGS={' '.join(strict('cc'))}"]
     run(
         [*command, "CFLAGS=-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"],
         tmp_path / "net",
@@ -176,7 +176,7 @@ def test_random_branches(seed: int, tmp_path: Path) -> None:
 
 
 def test_plain_make_is_clean_and_exports_only_its_own_names(project: Path) -> None:
-    build(project, make_args=["-B", f"CPPFLAGS={STRICT}"])
+    build(project, make_args=["-B", f"CPPFLAGS={' '.join(strict('cc'))}"])
     for file, options in (("libnet.so", ["-D"]), ("libnet.a", ["-g"])):
         symbols = run(["nm", *options, "--defined-only", f"build/{file}"], project)
         names = {

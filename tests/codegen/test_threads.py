@@ -16,9 +16,10 @@ from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.host.build import build
 from bdcc.host.library import Library
 from codegen.nets import alexnet_like, quantized, random_chain, squeezenet_like, write_project
+from strict import strict
 
 Tool = Callable[[str], str]
-STRICT = "-Wall -Wextra -Wconversion -Wpedantic -Werror"
+STRICT = " ".join(strict("cc"))
 NUMBERS = (1, 2, 3, 5, 16)
 
 
@@ -67,9 +68,17 @@ def test_joined_maps(family: Family, mode: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_no_data_race(compiler: str, project: Path, tmp_path: Path, tool: Tool) -> None:
-    flags = f"-O1 -g -fsanitize=thread {STRICT} -DNET_THREADS -pthread -Iinclude -Isrc"
+    flags = "-O1 -g -fsanitize=thread -DNET_THREADS -pthread -Iinclude -Isrc"
     sources = ["src/net.c", "src/net_weights.c", "src/selftest.c", "-lm"]
-    command = [tool(compiler), "-std=c11", *flags.split(), *sources, "-o", f"{tmp_path}/selftest"]
+    command = [
+        tool(compiler),
+        "-std=c11",
+        *strict(compiler),
+        *flags.split(),
+        *sources,
+        "-o",
+        f"{tmp_path}/selftest",
+    ]
     run(command, project)
     for number in ("2", "5"):
         said = run(

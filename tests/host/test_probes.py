@@ -18,8 +18,7 @@ from bdcc.host import probes
 from bdcc.host.library import ISAS
 from bdcc.host.limits import OPERATIONS, kernel_family, layer_speed, mac_limit
 from bdcc.host.probes import Machine, fastest_cpus, measure_machine, pinned
-
-STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
+from strict import strict
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def test_it_compiles_without_a_warning(
     if portable:  # what other processors get
         source = source.replace("__x86_64__", "__no_such_processor__")
     (tmp_path / "probe.c").write_text(source)
-    command = [tool(compiler), *probes.ARGUMENTS, *STRICT, "probe.c", "-o", "probe"]
+    command = [tool(compiler), *probes.ARGUMENTS, *strict(compiler), "probe.c", "-o", "probe"]
     subprocess.run(command, cwd=tmp_path, check=True)
     out = subprocess.run(
         [tmp_path / "probe", "100000"], capture_output=True, text=True, check=True

@@ -37,9 +37,9 @@ from bdcc.ir.graph import (
     make_graph,
 )
 from boards import CORES, Board
+from strict import strict
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
 SANITIZE = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 Array = np.ndarray[Any, Any]
@@ -90,7 +90,7 @@ def call(
     cc, flags, isa = BUILDS[request.param]
     path = tmp_path_factory.mktemp("runtime") / "exported.so"
     source = Path(__file__).with_name("exported.c")
-    build = [tool(cc), *STRICT, *flags, f"-DNEEDS=BDCC_ISA_{isa}", f"-I{RUNTIME}"]
+    build = [tool(cc), "-std=c11", *strict(cc), *flags, f"-DNEEDS=BDCC_ISA_{isa}", f"-I{RUNTIME}"]
     subprocess.run([*build, "-shared", "-fPIC", "-o", path, source, "-lm"], check=True)
     library = ctypes.CDLL(str(path))
     if not library.isa_usable():

@@ -17,6 +17,7 @@ from bdcc.approx.model import MAX_BASES, MAX_BITS
 from bdcc.approx.quantize import RangeMode
 from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.codegen.binary import Family
+from bdcc.codegen.names import NAME_MOST
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
@@ -137,6 +138,11 @@ class CompileOptions:
             )
         if self.name is not None and not self.name.strip():
             raise OptionError("the name is empty", layer="--name", hint="Drop it or name a prefix")
+        if self.name is not None and len(self.name) > NAME_MOST:
+            raise OptionError(
+                f"the name has {len(self.name)} characters; at most {NAME_MOST} are allowed",
+                layer="--name",
+            )
 
     @property
     def family(self) -> Family | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Literal
 
 import bdcc
 from bdcc.approx.decompose import weight_error
 from bdcc.codegen.boards import estimate_boards
 from bdcc.codegen.costs import CostTable, KernelChoice
+from bdcc.codegen.names import c_identifier
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.codegen.targets import Target, changes_of
 from bdcc.host.footprint import Footprint
@@ -66,7 +68,8 @@ def make_report(
         met=_missed_on(search, holdout, max_drop_pp, strict=options.strict) is None,
         warnings=tuple(warnings),
         notes=(
-            *_notes(options, plan.name, material),
+            *_name_note(options, plan.name, Path(model_name).stem),
+            *_notes(options, material),
             *_slower_kernels(plan, kernels),
             *_unknown_footprint(plan.target, footprint),
         ),
@@ -172,12 +175,17 @@ def _tolerance_warning(drop: Drop, max_drop_pp: float) -> tuple[str, ...]:
     )
 
 
-def _notes(options: CompileOptions, name: str, material: Material) -> tuple[str, ...]:
+def _name_note(options: CompileOptions, name: str, stem: str) -> tuple[str, ...]:
+    wanted = options.name or stem
+    if name == (options.name or c_identifier(stem)):
+        return ()
+    return (f"the prefix of the C names is '{name}': '{wanted}' cannot be it, or is taken",)
+
+
+def _notes(options: CompileOptions, material: Material) -> tuple[str, ...]:
     notes = []
     if options.search == "paper" and options.bases == "auto":
         notes.append(f"--search paper takes --bases auto as {PAPER_AUTO_BASES}")
-    if options.name not in (None, name):
-        notes.append(f"the prefix of the C names is '{name}': '{options.name}' cannot be it")
     held = [
         f"{len(pictures)} for {purpose}"
         for given, pictures, purpose in (
