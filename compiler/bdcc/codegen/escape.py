@@ -91,7 +91,7 @@ def cmake(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Inside a paragraph or a table's cell."""
-    return re.sub(r"[\\`*\[\]<>(){}#!|&~$@:]", r"\\\g<0>", one_line(text, most=CELL_MOST))
+    return re.sub(r"[\\`*_\[\]<>(){}#!|&~$@:]", r"\\\g<0>", one_line(text, most=CELL_MOST))
 
 
 class Html(str):

@@ -183,7 +183,8 @@ def _draw_bits(figure: Figure, layers: Sequence[Mapping[str, Any]]) -> None:
 def _draw_drops(figure: Figure, table: Mapping[str, Any]) -> None:
     """The tables A: what each layer loses at so many bits, given those of the layer before."""
     tables = [np.array(one, np.float64) for one in table["A"]]
-    high = max((float(np.abs(one).max()) for one in tables if one.size), default=1.0) or 1.0
+    found = [one[np.isfinite(one)] for one in tables]
+    high = max((float(np.abs(one).max()) for one in found if one.size), default=1.0) or 1.0
     count = max(len(tables), 1)
     axes = np.atleast_1d(figure.subplots(1, count))
     image = None

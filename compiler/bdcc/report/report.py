@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -227,8 +228,27 @@ def write_json(value: Mapping[str, Any], file: Path) -> None:
 
 
 def dump_json(value: Mapping[str, Any]) -> str:
-    """Indented where a person looks, the innermost lists on one line; NaN is refused."""
-    return _dump(value, 0) + "\n"
+    """Indented where a person looks, the innermost lists on one line. What JSON has no number for
+    (NaN, infinity) is null; what does not print is escaped, so that a terminal shows it as it is.
+    """
+    text = _dump(_finite(value), 0)
+    return re.sub(r"[^ -~\n]", _shown, text) + "\n"
+
+
+def _shown(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
 
 
 def _dump(value: Any, depth: int) -> str:
@@ -236,7 +256,9 @@ def _dump(value: Any, depth: int) -> str:
     if not isinstance(value, dict | list) or len(flat) + 2 * depth <= 100:
         return flat
     if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_dump(item, depth + 1)}" for key, item in value.items()]
+        keys = (json.dumps(key, ensure_ascii=False) for key in value)
+        parts = (_dump(item, depth + 1) for item in value.values())
+        items = [f"{key}: {part}" for key, part in zip(keys, parts, strict=True)]
     else:
         items = [_dump(item, depth + 1) for item in value]
     left, right = "{}" if isinstance(value, dict) else "[]"
