@@ -117,7 +117,10 @@ def test_json_is_what_json_says_it_is() -> None:
 
 
 def test_json_has_no_number_for_some_floats_and_shows_what_does_not_print() -> None:
-    odd = {"a": [math.nan, (math.inf, -math.inf, 3e38)], "b\u202e": "\x9b2J\udce9\u2028é"}
+    odd = {
+        "a": [math.nan, (math.inf, -math.inf, 3e38)],
+        "b\u202e": "\x7f\x9b2J\udce9\u2028é\U000e0041",
+    }
     text = dump_json(odd)
     assert json.loads(text) == {"a": [None, [None, None, 3e38]], "b\u202e": odd["b\u202e"]}
     assert text.replace("\n", "").isprintable()

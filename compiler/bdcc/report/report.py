@@ -236,7 +236,10 @@ def dump_json(value: Mapping[str, Any]) -> str:
 
 
 def _shown(found: re.Match[str]) -> str:
-    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
+    if found[0].isprintable():
+        return found[0]
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def _finite(value: Any) -> Any:
@@ -256,9 +259,7 @@ def _dump(value: Any, depth: int) -> str:
     if not isinstance(value, dict | list) or len(flat) + 2 * depth <= 100:
         return flat
     if isinstance(value, dict):
-        keys = (json.dumps(key, ensure_ascii=False) for key in value)
-        parts = (_dump(item, depth + 1) for item in value.values())
-        items = [f"{key}: {part}" for key, part in zip(keys, parts, strict=True)]
+        items = [f"{json.dumps(key)}: {_dump(item, depth + 1)}" for key, item in value.items()]
     else:
         items = [_dump(item, depth + 1) for item in value]
     left, right = "{}" if isinstance(value, dict) else "[]"
