@@ -12,19 +12,19 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tile)(const float *BDCC_RESTRICT x, 
                                                   int32_t vectors, float *BDCC_RESTRICT y, size_t y_step) {
     enum { LANES = BDCC_FLOAT_LANES(BDCC_ISA_INDEX) };
 #if defined(__arm__)
-    typedef float vector_t;
+    typedef float bdcc_vector_t;
 #else
-    typedef float vector_t __attribute__((vector_size(LANES * sizeof(float))));
+    typedef float bdcc_vector_t __attribute__((vector_size(LANES * sizeof(float))));
 #endif
-    vector_t sums[BDCC_TILE_PIXELS(BDCC_ISA_INDEX)][BDCC_TILE_VECTORS], weights[BDCC_TILE_VECTORS];
+    bdcc_vector_t sums[BDCC_TILE_PIXELS(BDCC_ISA_INDEX)][BDCC_TILE_VECTORS], weights[BDCC_TILE_VECTORS];
     BDCC_UNROLL
     for (int32_t p = 0; p < pixels; ++p) {
         BDCC_UNROLL
-        for (int32_t v = 0; v < vectors; ++v) memcpy(&sums[p][v], y + (size_t)p * y_step + v * LANES, sizeof(vector_t));
+        for (int32_t v = 0; v < vectors; ++v) memcpy(&sums[p][v], y + (size_t)p * y_step + v * LANES, sizeof sums[p][v]);
     }
     for (int32_t i = 0; i < k; ++i, w += w_step) {
         BDCC_UNROLL
-        for (int32_t v = 0; v < vectors; ++v) memcpy(&weights[v], w + v * LANES, sizeof(vector_t));
+        for (int32_t v = 0; v < vectors; ++v) memcpy(&weights[v], w + v * LANES, sizeof(bdcc_vector_t));
         BDCC_UNROLL
         for (int32_t p = 0; p < pixels; ++p) {
             const float value = x[(size_t)p * x_step + (size_t)i];
@@ -35,7 +35,7 @@ BDCC_TARGET BDCC_INLINE void BDCC_NAME(bdcc_tile)(const float *BDCC_RESTRICT x, 
     BDCC_UNROLL
     for (int32_t p = 0; p < pixels; ++p) {
         BDCC_UNROLL
-        for (int32_t v = 0; v < vectors; ++v) memcpy(y + (size_t)p * y_step + v * LANES, &sums[p][v], sizeof(vector_t));
+        for (int32_t v = 0; v < vectors; ++v) memcpy(y + (size_t)p * y_step + v * LANES, &sums[p][v], sizeof sums[p][v]);
     }
 }
 

@@ -81,7 +81,8 @@ def c_comment(text: str) -> str:
 
 def make(text: str) -> str:
     """In the value of a Makefile's variable."""
-    return one_line(text).replace("$", "$$").replace("#", "\\#")
+    value = re.sub(r"(\\*)#", r"\1\1\\#", one_line(text).replace("$", "$$"))
+    return f"{value}$()" if value.endswith("\\") else value  # nothing, or the line would go on
 
 
 def cmake(text: str) -> str:
