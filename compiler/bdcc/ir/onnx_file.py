@@ -18,7 +18,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
-from onnx import helper, inliner, numpy_helper
+from onnx import checker, helper, inliner, numpy_helper
 
 from bdcc.errors import ModelError
 from bdcc.files import reason
@@ -255,7 +255,7 @@ def _inline(
     )
     try:
         return tuple(inliner.inline_local_functions(light).graph.node)
-    except (RuntimeError, ValueError, DecodeError) as error:
+    except (RuntimeError, ValueError, DecodeError, checker.ValidationError) as error:
         raise ModelError(
             "its local functions cannot be inlined: " + first_line(error), layer=path.name
         ) from error

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from bdcc.errors import ModelError
-from bdcc.ir.graph import Conv, Dense, Lrn, Node, Pool, Shape, macs
+from bdcc.ir.graph import AveragePool, Conv, Dense, Lrn, MaxPool, Node, Shape, macs
 
 MAX_MEMORY = 4 << 30  # bytes; VGG-16 on 640 x 640 pixels takes half of it
 MAX_EXTENT = 1 << 16  # channels, height, width, kernel, stride, dilation, pad, size of LRN
@@ -66,16 +66,16 @@ class Budget:
 
     def activation(self, shape: Shape, *, layer: str) -> None:
         """An activation of shape (C, H, W) or (N,), float32."""
-        self.elements(shape, layer=layer)
-        self.hold(4 * math.prod(shape), layer=layer)
-
-    def elements(self, shape: Shape, *, layer: str) -> None:
         if len(shape) > 1 and max(shape) > MAX_EXTENT:
             raise ModelError(
                 f"a feature map of {_by(shape)}; bdcc handles up to {MAX_EXTENT} channels, rows "
                 "and columns",
                 layer=layer,
             )
+        self.elements(shape, layer=layer)
+        self.hold(4 * math.prod(shape), layer=layer)
+
+    def elements(self, shape: Shape, *, layer: str) -> None:
         count = math.prod(shape)
         if count > self.max_elements:
             raise ModelError(
@@ -103,14 +103,15 @@ class Budget:
                 self.hold(node.weight.nbytes + node.bias.nbytes, layer=layer)
                 work = macs(node, {node.output: output})
             case Lrn():
-                work = math.prod(output) * min(node.size, output[0])
-            case _ if isinstance(node, Pool):
-                work = math.prod(output) * math.prod(node.kernel)
-        if isinstance(node, Conv | Pool):
-            top, left, bottom, right = node.pads
-            channels, height, width = source
-            padded = (channels, height + top + bottom, width + left + right)
-            self.elements(padded, layer=layer)
+                work = math.prod(output) * node.size
+            case MaxPool() | AveragePool():
+                taps = math.prod(node.kernel)
+                if taps > MAX_EXTENT:
+                    raise ModelError(
+                        f"a window of {taps} positions; bdcc handles {MAX_EXTENT}", layer=layer
+                    )
+                work = math.prod(output) * taps
+        self.elements(_padded(node, source), layer=layer)
         self.work += work
         self._check(self.work, 128 * self.max_memory, "multiply-adds of a picture", layer=layer)
 
@@ -121,6 +122,19 @@ class Budget:
                 layer=layer,
                 hint=RAISE,
             )
+
+
+def _padded(node: Node, shape: Shape) -> Shape:
+    """What the node reads, with the zeros around it."""
+    match node:
+        case Conv() | MaxPool() | AveragePool():
+            channels, height, width = shape
+            top, left, bottom, right = node.pads
+            return (channels, height + top + bottom, width + left + right)
+        case Lrn():
+            return (shape[0] + node.size - 1, *shape[1:])
+        case _:
+            return shape
 
 
 def _by(shape: Shape) -> str:
