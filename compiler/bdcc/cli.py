@@ -316,6 +316,12 @@ COMPILE_OPTIONS: tuple[tuple[str, _Value | None, str | None, str], ...] = (
         "FILE|default",
         "From bdcc tune  [default: what it measured here, for --target host; else as shipped]",
     ),
+    (
+        "--max-memory",
+        INTEGER,
+        "BYTES",
+        "Bounds the model's weights and activations; see docs/operators.md  [default: 4 GiB]",
+    ),
     ("--resume", None, None, "Go on after an interruption, and say what was found finished."),
 )
 FIELDS = {"D": "max_drop_pp", "float": "float_only", "flash": "flash_bytes", "ram": "ram_bytes"}
@@ -459,13 +465,16 @@ def sweep(
     epilog=_examples("bdcc inspect model.onnx", "bdcc inspect model.onnx --json > layers.json")
 )
 @click.argument("model", type=PATH, metavar="MODEL.onnx")
+@click.option("--max-memory", type=INTEGER, metavar="BYTES", help="As for bdcc compile.")
 @JSON
-def inspect(model: Path, as_json: bool) -> None:
+def inspect(model: Path, max_memory: int | None, as_json: bool) -> None:
     """List the layers of MODEL.onnx: shapes, MACs, parameters, what would stay float and why."""
     from bdcc.ir.onnx_import import load_onnx
+    from bdcc.ir.onnx_limits import MAX_MEMORY
     from bdcc.report.inspection import inspect_graph, inspection_text
 
-    found = inspect_graph(load_onnx(model))
+    most = MAX_MEMORY if max_memory is None else max_memory
+    found = inspect_graph(load_onnx(model, max_memory=most))
     _print_json(found) if as_json else click.echo(inspection_text(found))
 
 

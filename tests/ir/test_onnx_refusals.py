@@ -166,11 +166,11 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "missing attribute": (
         lambda: one_node("MaxPool", PICTURE, name="pool"),
-        "pool (MaxPool): is not valid ONNX: Required attribute 'kernel_shape' is missing.",
+        "pool (MaxPool): its attribute 'kernel_shape' is missing.",
     ),
     "attribute of another opset": (
         lambda: one_node("MaxPool", PICTURE, opset=7, kernel_shape=[2, 2], ceil_mode=1),
-        "y (MaxPool): is not valid ONNX: Unrecognized attribute: ceil_mode for operator MaxPool.",
+        "y (MaxPool): attribute 'ceil_mode' is not one of MaxPool in opset 7.",
     ),
     "auto_pad": (
         lambda: one_node("Conv", PICTURE, [ONES], auto_pad="MIRROR"),
@@ -184,15 +184,15 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "negative pads": (
         lambda: one_node("Conv", PICTURE, [ONES], pads=[0, 0, -1, 0]),
-        "y (Conv): pads is [0, 0, -1, 0]; bdcc handles four numbers, none negative.",
+        "y (Conv): pads is [0, 0, -1, 0]; bdcc handles four numbers of 0 to 65536.",
     ),
     "stride 0": (
         lambda: one_node("Conv", PICTURE, [ONES], strides=[1, 0]),
-        "y (Conv): strides is [1, 0]; bdcc handles two positive numbers.",
+        "y (Conv): strides is [1, 0]; bdcc handles two numbers of 1 to 65536.",
     ),
     "groups 0": (
         lambda: one_node("Conv", PICTURE, [ONES], group=0),
-        "y (Conv): group is 0; bdcc handles positive numbers.",
+        "y (Conv): group is 0; bdcc handles 1 to 65536.",
     ),
     "groups that do not fit": (
         lambda: one_node("Conv", PICTURE, [ONES], group=2, name="c"),
@@ -499,7 +499,7 @@ def test_missing_or_short_external_data(tmp_path: Path) -> None:
     assert "c0" in short
     (tmp_path / "w.bin").unlink()
     assert refusal(path) == (
-        f"{path}: the data of tensor 'c0' cannot be read from 'w.bin'. "
+        f"{path}: the data of tensor 'c0' cannot be read from 'w.bin' (No such file or directory). "
         "Keep the file of external data beside the model."
     )
 

@@ -299,9 +299,12 @@ def pool_counts(node: AveragePool, size: tuple[int, int], out: tuple[int, int]) 
     counts = []
     for axis in range(2):
         begin, end = (node.pads[axis], node.pads[axis + 2]) if node.count_include_pad else (0, 0)
-        position = np.arange(out[axis])[:, None] * node.strides[axis] - node.pads[axis]
-        position = position + np.arange(node.kernel[axis]) * node.dilations[axis]
-        counts.append(((position >= -begin) & (position < size[axis] + end)).sum(axis=1))
+        start = np.arange(out[axis]) * node.strides[axis] - node.pads[axis]
+        below, above = (  # taps in front of either end
+            np.clip(-((start - bound) // node.dilations[axis]), 0, node.kernel[axis])
+            for bound in (-begin, size[axis] + end)
+        )
+        counts.append(above - below)
     return np.asarray(np.outer(*counts), np.float32)
 
 

@@ -105,7 +105,7 @@ def prepare(system: str, model: Path, calib: F32, folder: Path) -> None:
         from bdcc.host.ncnn_files import write_ncnn
         from bdcc.ir.onnx_import import load_onnx
 
-        write_ncnn(load_onnx(model), file)
+        write_ncnn(load_onnx(model, max_memory=sys.maxsize), file)  # bench has bounded it
     else:
         file.symlink_to(model.resolve())
 

@@ -9,8 +9,9 @@ changes a shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -172,6 +173,16 @@ class Graph:
     nodes: tuple[Node, ...]
     shapes: Mapping[str, Shape]
     sha256: str = ""  # of the ONNX file, "" when built in memory
+    _producers: Mapping[str, Node] = field(init=False, repr=False)
+    _consumers: Mapping[str, tuple[Node, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        consumers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(reads(node)):
+                consumers.setdefault(tensor, []).append(node)
+        object.__setattr__(self, "_producers", {node.output: node for node in self.nodes})
+        object.__setattr__(self, "_consumers", {t: tuple(found) for t, found in consumers.items()})
 
     @property
     def weight_layers(self) -> tuple[WeightLayer, ...]:
@@ -179,10 +190,10 @@ class Graph:
         return tuple(node for node in self.nodes if isinstance(node, Conv | Dense))
 
     def producer(self, tensor: str) -> Node | None:
-        return next((node for node in self.nodes if node.output == tensor), None)
+        return self._producers.get(tensor)
 
     def consumers(self, tensor: str) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if tensor in reads(node))
+        return self._consumers.get(tensor, ())
 
     def map_shape(self, tensor: str) -> tuple[int, int, int]:
         """(C, H, W) behind a tensor: a vector that a Flatten made has its feature map's shape, any
@@ -192,13 +203,13 @@ class Graph:
         layer's weights
         are permuted instead. Values through Relu keep the layout.
         """
-        shape = self.shapes[tensor]
-        if len(shape) == 3:
-            return (shape[0], shape[1], shape[2])
-        node = self.producer(tensor)
-        if isinstance(node, Flatten | Relu):
-            return self.map_shape(node.input)
-        return (shape[0], 1, 1)
+        while len(self.shapes[tensor]) != 3:
+            node = self.producer(tensor)
+            if not isinstance(node, Flatten | Relu):
+                return (self.shapes[tensor][0], 1, 1)
+            tensor = node.input
+        channels, height, width = self.shapes[tensor]
+        return (channels, height, width)
 
 
 def op_name(node: Node) -> str:
@@ -299,7 +310,7 @@ def output_shape(node: Node, *inputs: Shape) -> Shape:
                 )
             return (shape[0], 1, 1)
         case Flatten():
-            return (int(np.prod(shape)),)
+            return (math.prod(shape),)
         case Relu() | Lrn() | Softmax():
             return shape
         case Concat():

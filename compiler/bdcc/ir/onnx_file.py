@@ -2,13 +2,15 @@
 """From the bytes of an ONNX file to a flat list of operators, constants, one input, one output.
 
 What concerns the file and not the operators is settled here: damage, opset, external data, local
-functions, the batch, the number of inputs and outputs.
+functions, the batch, the number of inputs and outputs. Only what the output needs is looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,31 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
-from onnx import checker, external_data_helper, inliner, numpy_helper
+from onnx import checker, helper, inliner, numpy_helper
 
 from bdcc.errors import ModelError
+from bdcc.files import reason
 from bdcc.ir.graph import Shape
+from bdcc.ir.onnx_limits import MAX_NESTING, MAX_NODES, MAX_RANK, RAISE, Budget
 
 Constant = npt.NDArray[Any]
 
 OLDEST_OPSET = 7
 EXPORT = "Export the model to ONNX again, or fetch it again"
 AXES = ("batch", "channels", "height", "width")
+ELEMENT_TYPES = {
+    onnx.TensorProto.DataType.Value(name): name.lower()
+    for name in (
+        *("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "BOOL"),
+        *("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OnnxFile:
-    """nodes: as stored, functions inlined, those the output needs; constants: the initializers;
-    input_shape: (C, H, W), the batch is 1."""
+    """nodes: as stored, functions inlined, those the output needs; constants: the initializers
+    that they read; input_shape: (C, H, W), the batch is 1."""
 
     name: str
     sha256: str
@@ -43,52 +54,114 @@ class OnnxFile:
     output: str
 
 
-def read_onnx(path: Path) -> OnnxFile:
+def read_onnx(path: Path, budget: Budget) -> OnnxFile:
     """Read a model and check all but its operators; raises ModelError naming file or tensor."""
-    model, sha256 = _parse(path)
+    data = _read(path, budget)
+    digest = hashlib.sha256(data)
+    model = _parse(data, path)
+    del data
     opset = _opset(model, path)
-    constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
     if model.graph.sparse_initializer:
         raise ModelError(
             "sparse initializers are not supported",
             layer=path.name,
             hint="Store the weights as dense tensors",
         )
-    # The arrays own the weights now; what follows, inlining included, works on a light model.
-    del model.graph.initializer[:]
-    if model.functions:
-        model = _inline(model, constants, path)
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    stored = [tensor.name for tensor in model.graph.initializer]
+    twice = _first_repeated(stored)
+    if twice is not None:
+        raise ModelError("is stored twice", layer=twice, hint=EXPORT)
+    names = set(stored)
+    inputs = [value for value in model.graph.input if value.name not in names]
     outputs = [value.name for value in model.graph.output]
-    for kind, names in (("input", [value.name for value in inputs]), ("output", outputs)):
-        if len(names) != 1:
-            listed = ", ".join(f"'{name}'" for name in names) or "none"
+    for kind, found in (("input", [value.name for value in inputs]), ("output", outputs)):
+        if len(found) != 1:
+            listed = ", ".join(f"'{name}'" for name in found[:8]) or "none"
             raise ModelError(
-                f"the model has {len(names)} {kind}s ({listed}); bdcc handles exactly one",
+                f"the model has {len(found)} {kind}s ({listed}); bdcc handles exactly one",
                 layer=path.name,
                 hint=f"Re-export with one {kind}",
             )
+    shape = _input_shape(inputs[0])
+    budget.activation(shape, layer=inputs[0].name)
+    nodes = _needed(model.graph.node, outputs[0])
+    needed = {name for node in nodes for name in node.input}
+    constants = {}
+    for tensor in model.graph.initializer:
+        if tensor.name in needed or tensor.name == outputs[0]:
+            _fetch_external([tensor], path, digest)
+            constants[tensor.name] = read_tensor(tensor, budget, layer=tensor.name)
+    # The arrays own the weights now; what follows, inlining included, works on a light model.
+    del model.graph.initializer[:]
+    if model.functions:
+        nodes = _needed(_inline(model, nodes, stored, budget, path), outputs[0])
+    if len(nodes) > MAX_NODES:
+        raise ModelError(f"{len(nodes)} nodes; bdcc handles {MAX_NODES}", layer=path.name)
+    _fetch_external((a.t for n in nodes for a in n.attribute if a.HasField("t")), path, digest)
     return OnnxFile(
         name=path.stem,
-        sha256=sha256,
+        sha256=digest.hexdigest(),
         opset=opset,
-        nodes=_needed(model.graph.node, outputs[0]),
+        nodes=nodes,
         constants=constants,
         input=inputs[0].name,
-        input_shape=_input_shape(inputs[0]),
+        input_shape=shape,
         output=outputs[0],
     )
 
 
-def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
-    """The model, external tensors loaded, and the SHA-256 of the file and then those tensors."""
+def read_tensor(tensor: onnx.TensorProto, budget: Budget, *, layer: str) -> Constant:
+    """Its values, read-only; raises ModelError, naming `layer`, before it allocates what is too
+    much."""
+    shape = tuple(tensor.dims)
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
+        raise ModelError(
+            f"its shape {shape[: MAX_RANK + 1]} is damaged; bdcc handles up to {MAX_RANK} "
+            "dimensions, none negative",
+            layer=layer,
+        )
+    if tensor.data_type not in ELEMENT_TYPES:
+        raise ModelError(
+            f"its type is {_type_name(tensor.data_type)}; bdcc handles "
+            f"{', '.join(ELEMENT_TYPES.values())}",
+            layer=layer,
+            hint="Convert the model to float32",
+        )
+    size = math.prod(shape) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    budget.store(size, layer=layer)
     try:
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+            raise ValueError("of another size")
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModelError(
+            f"its data is damaged or does not fill its shape {shape}", layer=layer
+        ) from error
+    array.setflags(write=False)
+    return array
+
+
+def _read(path: Path, budget: Budget) -> bytes:
+    """The file's bytes; a pipe or a device may have no end."""
+    try:
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode) and found.st_size > budget.max_memory:
+            raise ModelError(
+                f"the file has {found.st_size} bytes; bdcc handles {budget.max_memory}",
+                layer=str(path),
+                hint=RAISE,
+            )
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ModelError("is no regular file", layer=str(path))
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", layer=str(path)) from error
+        raise ModelError(f"cannot be read: {reason(error)}", layer=str(path)) from error
     if not data:
         raise ModelError("the file is empty", layer=str(path))
-    digest = hashlib.sha256(data)
+    return data
+
+
+def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -100,20 +173,52 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
         raise ModelError(
             "is not an ONNX model, or is damaged or truncated", layer=str(path), hint=EXPORT
         )
-    attributes = (value for node in model.graph.node for value in node.attribute)
-    tensors = [*model.graph.initializer, *(value.t for value in attributes if value.HasField("t"))]
-    for tensor in filter(external_data_helper.uses_external_data, tensors):
+    return model
+
+
+def _fetch_external(tensors: Iterable[onnx.TensorProto], path: Path, digest: hashlib._Hash) -> None:
+    """Data that lies beside the model goes into its tensors and, in order, into the digest."""
+    for tensor in tensors:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-        except (OSError, ValueError, checker.ValidationError) as error:
-            where = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
+            data = _external(tensor, entries, path.parent)
+        except (OSError, ValueError) as error:
             raise ModelError(
-                f"the data of tensor '{tensor.name}' cannot be read from '{where}'",
+                f"the data of tensor '{tensor.name}' cannot be read from "
+                f"'{entries.get('location', '?')}' ({reason(error)})",
                 layer=str(path),
                 hint="Keep the file of external data beside the model",
             ) from error
-        digest.update(tensor.raw_data)
-    return model, digest.hexdigest()
+        digest.update(data)
+        tensor.raw_data = data
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _external(tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path) -> bytes:
+    """As many bytes as the tensor has. Raises OSError, and ValueError where the file is another
+    one's or does not hold them.
+    """
+    if tensor.data_type not in ELEMENT_TYPES or min(tensor.dims, default=0) < 0:
+        return b""  # which read_tensor refuses
+    size = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    file = (folder / entries.get("location", "")).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ValueError("it is outside the model's folder")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise ValueError("it is no regular file, or has several hard links")
+    offset = int(entries.get("offset") or 0)
+    length = int(entries.get("length") or found.st_size - offset)
+    if offset < 0 or length != size or offset + length > found.st_size:
+        raise ValueError(
+            f"the tensor has {size} bytes, told are {length} at {offset} of {found.st_size}"
+        )
+    with file.open("rb") as source:
+        source.seek(offset)
+        return source.read(size)
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -129,40 +234,100 @@ def _opset(model: onnx.ModelProto, path: Path) -> int:
     return int(max(versions))
 
 
-def _array(tensor: onnx.TensorProto) -> Constant:
-    try:
-        array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
-        shape = tuple(tensor.dims)
-        raise ModelError(
-            f"its data is damaged or does not fill its shape {shape}", layer=tensor.name
-        ) from error
-    array.setflags(write=False)
-    return array
-
-
 def _inline(
-    model: onnx.ModelProto, constants: Mapping[str, Constant], path: Path
-) -> onnx.ModelProto:
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Iterable[str],
+    budget: Budget,
+    path: Path,
+) -> tuple[onnx.NodeProto, ...]:
     """Bodies for calls of local functions; constants stand as inputs, so no new name is theirs."""
+    _check_functions(model.functions, nodes, budget, path)
+    listed = {value.name for value in model.graph.input}
+    graph = onnx.GraphProto(name="graph", node=nodes, output=model.graph.output)
+    graph.input.extend(model.graph.input)
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in constants if name not in listed)
+    light = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        functions=model.functions,
+        graph=graph,
+    )
     try:
-        listed = {value.name for value in model.graph.input}
-        model.graph.input.extend(
-            onnx.ValueInfoProto(name=name) for name in constants if name not in listed
-        )
-        return inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError) as error:
+        return tuple(inliner.inline_local_functions(light).graph.node)
+    except (RuntimeError, ValueError, DecodeError, checker.ValidationError) as error:
         raise ModelError(
             "its local functions cannot be inlined: " + first_line(error), layer=path.name
         ) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Extent:
+    """What calls come to, their callees inlined."""
+
+    nodes: int = 0
+    bytes: int = 0
+    nesting: int = 0
+
+
+def _check_functions(
+    functions: Iterable[onnx.FunctionProto],
+    nodes: Iterable[onnx.NodeProto],
+    budget: Budget,
+    path: Path,
+) -> None:
+    """Refuses what would not end, or become too much, if it were inlined: by counting alone."""
+    bodies = {_key(f.domain, f.name, f.overload): f for f in functions}
+    extents: dict[tuple[str, str, str], _Extent] = {}
+
+    def measure(calls: Iterable[onnx.NodeProto], depth: int) -> _Extent:
+        if depth > MAX_NESTING:
+            raise ModelError(
+                f"its local functions call themselves, or are nested deeper than {MAX_NESTING}",
+                layer=path.name,
+            )
+        found = [_Extent()]
+        for node in _with_subgraphs(calls):
+            key = _key(node.domain, node.op_type, node.overload)
+            found.append(_Extent(nodes=1, bytes=node.ByteSize() if depth else 0))
+            if key in bodies:
+                if key not in extents:
+                    extents[key] = measure(bodies[key].node, depth + 1)
+                found.append(extents[key])
+        return _Extent(
+            nodes=sum(one.nodes for one in found),
+            bytes=sum(one.bytes for one in found),
+            nesting=1 + max(one.nesting for one in found),
+        )
+
+    whole = measure(nodes, 0)
+    if whole.nodes > MAX_NODES or whole.nesting > 1 + MAX_NESTING:
+        raise ModelError(
+            f"{whole.nodes} nodes once its local functions are inlined, {whole.nesting - 1} deep; "
+            f"bdcc handles {MAX_NODES}, {MAX_NESTING} deep",
+            layer=path.name,
+        )
+    budget.fold(8 * whole.bytes, layer=path.name)  # the inliner copies and renames
+
+
+def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
+    return ("" if domain == "ai.onnx" else domain, name, overload)
+
+
+def _with_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """All nodes, those in attributes included; protobuf lets them nest some tens deep."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _with_subgraphs(graph.node)
+
+
 def _input_shape(value: onnx.ValueInfoProto) -> Shape:
     kind = value.type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
-        names = {number: name for name, number in onnx.TensorProto.DataType.items()}
         raise ModelError(
-            f"the input is {names.get(kind.elem_type, 'unknown').lower()}; bdcc handles float32",
+            f"the input is {_type_name(kind.elem_type)}; bdcc handles float32",
             layer=value.name,
             hint="Re-export in float32",
         )
@@ -189,6 +354,11 @@ def _input_shape(value: onnx.ValueInfoProto) -> Shape:
     return tuple(int(dim.dim_value) for dim in dims[1:])
 
 
+def _type_name(number: int) -> str:
+    names = {value: name for name, value in onnx.TensorProto.DataType.items()}
+    return str(names.get(number, "unknown")).lower()
+
+
 def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> tuple[onnx.NodeProto, ...]:
     """The nodes that lead to `output`, in order."""
     names, kept = {output}, []
@@ -197,6 +367,15 @@ def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> tuple[onnx.NodeProt
             names.update(node.input)
             kept.append(node)
     return tuple(reversed(kept))
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def first_line(error: Exception) -> str:

@@ -14,30 +14,33 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import checker, helper
 
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
 from bdcc.ir.graph import Graph, Node, Shape, make_graph, reads
-from bdcc.ir.onnx_file import OnnxFile, first_line, read_onnx
+from bdcc.ir.onnx_attributes import label, operator_type, read_attributes
+from bdcc.ir.onnx_file import OnnxFile, read_onnx
 from bdcc.ir.onnx_layers import SUPPORTED, convert, unsupported
-from bdcc.ir.onnx_operator import Operator, Tensor, Value, label, operator_type
+from bdcc.ir.onnx_limits import MAX_MEMORY, Budget
+from bdcc.ir.onnx_operator import Operator, Tensor, Value
 
 
-def load_onnx(path: Path) -> Graph:
+def load_onnx(path: Path, *, max_memory: int = MAX_MEMORY) -> Graph:
     """Read an ONNX file; raises ModelError, naming file, node or tensor, for what bdcc cannot take.
 
+    max_memory: bytes that bound weights, activations and work (`onnx_limits.py`).
     The batch becomes 1. Tensor names stay ONNX's; a layer has its node's name, else its output
     tensor's, made unique. `sha256` is the file's, continued over tensors stored outside it.
     """
     try:
-        return _to_graph(read_onnx(path))
+        budget = Budget(max_memory=max_memory)
+        return _to_graph(read_onnx(path, budget), budget)
     except UnicodeDecodeError as error:  # from any access to a name
         raise ModelError("holds a damaged name", layer=str(path)) from error
 
 
-def _to_graph(file: OnnxFile) -> Graph:
-    walk = _Walk(opset=file.opset, values=dict(file.constants))
+def _to_graph(file: OnnxFile, budget: Budget) -> Graph:
+    walk = _Walk(opset=file.opset, budget=budget, values=dict(file.constants))
     walk.shapes[file.input] = file.input_shape
     walk.values[file.input] = Tensor(name=file.input, shape=file.input_shape)
     for proto in file.nodes:
@@ -61,6 +64,7 @@ class _Walk:
     """The state of one pass: what each ONNX name stands for, and the nodes so far by output."""
 
     opset: int
+    budget: Budget
     values: dict[str, Value]
     nodes: dict[str, Node] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -82,27 +86,26 @@ class _Walk:
         if not proto.output or not proto.output[0]:
             raise ModelError("has no output", layer=name)
         twice = next((n for n in proto.output if n in self.values or n in self.lost), None)
-        if twice:
-            raise ModelError(f"writes '{twice}', which is written before", layer=name)
+        if twice or len(set(proto.output)) < len(proto.output):
+            found = twice or proto.output[0]
+            raise ModelError(f"writes '{found}', which is written before", layer=name)
         tensors = [value for value in inputs if isinstance(value, Tensor)]
-        if not tensors and onnx_fold.foldable(proto):
-            _check(proto, self.opset)
-            constants = {
-                given: value
-                for given, value in zip(proto.input, inputs, strict=True)
-                if isinstance(value, np.ndarray)
-            }
-            self.values |= onnx_fold.fold(proto, constants, opset=self.opset, label=name)
-            return
-        if operator_type(proto) not in SUPPORTED:
+        constant = not tensors and onnx_fold.foldable(proto)
+        if not constant and operator_type(proto) not in SUPPORTED:
             raise unsupported(proto)
-        _check(proto, self.opset)
+        attributes = read_attributes(proto, self.opset)
+        if constant:
+            constants = [value for value in inputs if not isinstance(value, Tensor)]
+            self.values |= onnx_fold.fold(
+                proto, constants, attributes, opset=self.opset, budget=self.budget, label=name
+            )
+            return
         operator = Operator(
             proto=proto,
             opset=self.opset,
             inputs=inputs,
             producer=self.nodes.get(tensors[0].name) if tensors else None,
-            attributes={a.name: helper.get_attribute_value(a) for a in proto.attribute},
+            attributes=attributes,
         )
         self.values[operator.output] = self._keep(convert(operator), operator)
         self.lost |= {n: name for n in proto.output[1:] if n}
@@ -110,29 +113,20 @@ class _Walk:
     def _keep(self, result: Node | Value, operator: Operator) -> Value:
         if isinstance(result, Tensor | np.ndarray):
             return result
-        shape = operator.output_shape(result, *(self.shapes[t] for t in reads(result)))
+        sources = [self.shapes[tensor] for tensor in reads(result)]
+        shape = operator.output_shape(result, *sources)
+        self.budget.node(result, sources[0], shape, layer=label(operator.proto))
         self.nodes[result.output] = result
         self.shapes[result.output] = shape
         return Tensor(name=result.output, shape=shape)
 
 
-def _check(proto: onnx.NodeProto, opset: int) -> None:
-    """Number of inputs, names and types of attributes: as the operator's definition wants them."""
-    context = checker.C.CheckerContext()
-    context.ir_version = onnx.IR_VERSION
-    context.opset_imports = {"": opset}
-    try:
-        checker.check_node(proto, context)
-    except checker.ValidationError as error:
-        raise ModelError(f"is not valid ONNX: {first_line(error)}", layer=label(proto)) from error
-
-
 def _uniquely_named(nodes: Iterable[Node]) -> Iterable[Node]:
-    taken: set[str] = set()
+    last: dict[str, int] = {}  # the number that a name was given last
     for node in nodes:
-        name, number = node.name, 1
-        while name in taken:
-            number += 1
-            name = f"{node.name}_{number}"
-        taken.add(name)
+        name = node.name
+        while name in last:
+            last[node.name] += 1
+            name = f"{node.name}_{last[node.name]}"
+        last[name] = 1
         yield node if name == node.name else replace(node, name=name)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 
@@ -28,7 +30,9 @@ from bdcc.ir.graph import (
     Softmax,
     WeightLayer,
 )
-from bdcc.ir.onnx_operator import Operator, Tensor, Value, label
+from bdcc.ir.onnx_attributes import label
+from bdcc.ir.onnx_limits import MAX_RANK
+from bdcc.ir.onnx_operator import Operator, Tensor, Value
 
 SUPPORTED = (
     *("Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Concat", "Conv", "Div"),
@@ -95,7 +99,7 @@ def unsupported(proto: onnx.NodeProto) -> ModelError:
 
 def _conv(operator: Operator) -> Conv:
     x, weight, bias = operator.tensor(), operator.weights(1), operator.weights(2)
-    assert weight is not None, "check_node has seen it"
+    assert weight is not None, "read_attributes has seen it"
     if weight.ndim != 4 or len(x.shape) != 3:
         raise operator.refuse(
             f"weight {weight.shape} on input {x.onnx_shape}; bdcc handles 2-D convolutions"
@@ -123,7 +127,7 @@ def _conv(operator: Operator) -> Conv:
 
 def _gemm(operator: Operator) -> WeightLayer:
     x, weight = operator.tensor(), operator.weights(1)
-    assert weight is not None, "check_node has seen it"
+    assert weight is not None, "read_attributes has seen it"
     attributes = operator.attributes
     if attributes.get("transA") and x.shape != (1,):
         raise operator.refuse("transA turns features into a batch; bdcc handles transA = 0")
@@ -137,10 +141,12 @@ def _gemm(operator: Operator) -> WeightLayer:
     shift = onnx_fold.per_channel(bias, dense.bias.shape)
     if shift is None or bias.ndim > 2:
         raise operator.refuse(f"bias {bias.shape} does not fit {scale.size} outputs")
+    with np.errstate(all="ignore"):  # scale_and_shift refuses what is not finite
+        shift = shift * attributes.get("beta", 1.0)
     return onnx_fold.scale_and_shift(
         dense,
         scale=scale,
-        shift=shift * attributes.get("beta", 1.0),
+        shift=shift,
         output=operator.output,
         label="alpha and beta",
     )
@@ -150,7 +156,7 @@ def _matmul(operator: Operator) -> Dense:
     if not isinstance(operator.value(0), Tensor):
         raise operator.refuse("its weight is the first operand; bdcc handles x @ weight")
     weight = operator.weights(1)
-    assert weight is not None, "check_node has seen it"
+    assert weight is not None, "read_attributes has seen it"
     return _dense(operator, operator.tensor(), weight.T)
 
 
@@ -203,9 +209,10 @@ def _pool(operator: Operator) -> Pool:
         )
     extents = operator.output_shape(pool, x.shape)[1:]
     for axis in (0, 1):
-        starts = strides[axis] * np.arange(extents[axis])[:, None] - pads[axis]
-        taps = starts + dilations[axis] * np.arange(kernel[axis])
-        if not ((taps >= 0) & (taps < x.shape[1 + axis])).any(axis=1).all():
+        start = strides[axis] * np.arange(extents[axis]) - pads[axis]
+        tap = np.maximum(0, -(start // dilations[axis]))  # the first that is not before the input
+        touches = start + tap * dilations[axis] < x.shape[1 + axis]
+        if not (touches & (tap < kernel[axis])).all():
             raise operator.refuse(
                 f"kernel {kernel} with pads {pads} has windows that lie in the padding alone; "
                 "bdcc handles windows that touch the input"
@@ -262,8 +269,8 @@ def _softmax(operator: Operator) -> Softmax:
 def _reduce_mean(operator: Operator) -> GlobalAveragePool:
     x, attributes = operator.tensor(), operator.attributes
     given = operator.constant(1) if operator.opset >= 18 else attributes.get("axes")
-    axes = {axis % 4 for axis in operator.integers(given) or ()}
-    if len(x.shape) != 3 or axes != {2, 3} or not attributes.get("keepdims", 1):
+    axes = operator.axes(operator.integers(given) or [], len(x.onnx_shape))
+    if sorted(axes) != [2, 3] or not attributes.get("keepdims", 1):
         raise operator.refuse(
             "bdcc handles ReduceMean over height and width of a feature map, with keepdims = 1"
         )
@@ -362,34 +369,51 @@ def _reshape(operator: Operator) -> Node | Value:
     old, new = x.onnx_shape, _new_shape(operator, x.onnx_shape)
     if new == old:
         return x
-    if new == (1, int(np.prod(old))):
+    if new == (1, math.prod(old)):
         return Flatten(name=operator.name, input=x.name, output=operator.output)
     raise operator.refuse(f"turns shape {old} into {new}; bdcc handles flattening to (1, N)")
 
 
 def _new_shape(operator: Operator, old: Shape) -> Shape:
     attributes = operator.attributes
-    stand_in = np.broadcast_to(
-        np.uint8(0), old
-    )  # NumPy knows what the axes do, and refuses bad ones
-    try:
-        match operator.op:
-            case "Flatten":
-                axis = int(attributes.get("axis", 1))
-                rows = int(np.prod(old[: axis + len(old) if axis < 0 else axis]))
-                return stand_in.reshape(rows, -1).shape
-            case "Reshape":
-                target = operator.integers(operator.constant(1)) or []
-                if not attributes.get("allowzero"):
-                    target = [old[i] if n == 0 else n for i, n in enumerate(target)]
-                return stand_in.reshape(target).shape
-        given = operator.constant(1) if operator.opset >= 13 else attributes.get("axes")
-        axes = operator.integers(given)
-        if operator.op == "Squeeze":
-            return np.squeeze(stand_in, axis=None if axes is None else tuple(axes)).shape
-        return np.expand_dims(stand_in, tuple(axes or ())).shape
-    except (ValueError, IndexError) as error:
-        raise operator.refuse(
-            f"does not fit shape {old} with a batch of 1: {error}",
-            "Export with a batch of 1 or a dynamic batch",
-        ) from error
+    match operator.op:
+        case "Flatten":
+            axis = int(attributes.get("axis", 1))
+            if axis != len(old):
+                (axis,) = operator.axes([axis], len(old))
+            return (math.prod(old[:axis]), math.prod(old[axis:]))
+        case "Reshape":
+            return _reshaped(operator, old)
+    given = operator.constant(1) if operator.opset >= 13 else attributes.get("axes")
+    axes = operator.integers(given)
+    if operator.op == "Squeeze":
+        ones = [axis for axis, size in enumerate(old) if size == 1]
+        dropped = ones if axes is None else operator.axes(axes, len(old))
+        if not set(dropped) <= set(ones):
+            raise _misfit(operator, old, f"axes {axes} are not all of size 1")
+        return tuple(size for axis, size in enumerate(old) if axis not in dropped)
+    added = operator.axes(axes or [], len(old) + len(axes or []))
+    sizes = iter(old)
+    return tuple(1 if axis in added else next(sizes) for axis in range(len(old) + len(added)))
+
+
+def _reshaped(operator: Operator, old: Shape) -> Shape:
+    """What Reshape makes of a shape: 0 keeps a size, one -1 stands for what is left."""
+    target = operator.integers(operator.constant(1)) or []
+    if len(target) > MAX_RANK:
+        raise _misfit(operator, old, f"{len(target)} dimensions")
+    if not operator.attributes.get("allowzero"):
+        target = [old[i] if n == 0 and i < len(old) else n for i, n in enumerate(target)]
+    known = math.prod(n for n in target if n != -1)
+    if target.count(-1) == 1 and known > 0:
+        target[target.index(-1)] = math.prod(old) // known
+    if min(target, default=1) < 1 or math.prod(target) != math.prod(old):
+        raise _misfit(operator, old, f"cannot reshape it into {target}")
+    return tuple(target)
+
+
+def _misfit(operator: Operator, old: Shape, why: str) -> ModelError:
+    return operator.refuse(
+        f"does not fit shape {old} with a batch of 1: {why}",
+        "Export with a batch of 1 or a dynamic batch",
+    )

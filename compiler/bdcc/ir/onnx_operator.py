@@ -13,7 +13,9 @@ import onnx
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
 from bdcc.ir.graph import F32, Node, Pads, Pair, Shape, output_shape
+from bdcc.ir.onnx_attributes import label, operator_type
 from bdcc.ir.onnx_file import Constant
+from bdcc.ir.onnx_limits import MAX_EXTENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Operator:
     opset: int
     inputs: tuple[Value | None, ...]
     producer: Node | None  # of the first input that is a tensor
-    attributes: dict[str, Any]
+    attributes: dict[str, Any]  # of read_attributes
 
     @property
     def op(self) -> str:
@@ -99,6 +101,16 @@ class Operator:
             raise self.refuse(f"tensor '{name}' holds NaN or infinity; bdcc handles finite weights")
         return constant
 
+    def axes(self, axes: Sequence[int], rank: int) -> list[int]:
+        """From the front, each in 0 .. rank - 1 and there once."""
+        found = [axis + rank if axis < 0 else axis for axis in axes]
+        if len(set(found)) < len(found) or not all(0 <= axis < rank for axis in found):
+            raise self.refuse(
+                f"axes {list(axes[:8])} of {rank} dimensions; bdcc handles {-rank} to {rank - 1}, "
+                "each once"
+            )
+        return found
+
     def integers(self, values: Sequence[int] | Constant | None) -> list[int] | None:
         if values is None:
             return None
@@ -109,14 +121,16 @@ class Operator:
 
     def pair(self, attribute: str, default: Sequence[int] = (1, 1)) -> Pair:
         values = [int(value) for value in self.attributes.get(attribute, default)]
-        if len(values) != 2 or min(values) < 1:
-            raise self.refuse(f"{attribute} is {values}; bdcc handles two positive numbers")
+        if len(values) != 2 or not 1 <= min(values) <= max(values) <= MAX_EXTENT:
+            raise self.refuse(
+                f"{attribute} is {values[:8]}; bdcc handles two numbers of 1 to {MAX_EXTENT}"
+            )
         return (values[0], values[1])
 
     def count(self, attribute: str) -> int:
         value = int(self.attributes.get(attribute, 1))
-        if value < 1:
-            raise self.refuse(f"{attribute} is {value}; bdcc handles positive numbers")
+        if not 1 <= value <= MAX_EXTENT:
+            raise self.refuse(f"{attribute} is {value}; bdcc handles 1 to {MAX_EXTENT}")
         return value
 
     def pads(self, shape: Shape, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
@@ -124,9 +138,9 @@ class Operator:
         match mode:
             case "NOTSET" | "":
                 pads = tuple(self.attributes.get("pads", (0, 0, 0, 0)))
-                if len(pads) != 4 or min(pads) < 0:
+                if len(pads) != 4 or not 0 <= min(pads) <= max(pads) <= MAX_EXTENT:
                     raise self.refuse(
-                        f"pads is {list(pads)}; bdcc handles four numbers, none negative"
+                        f"pads is {list(pads[:8])}; bdcc handles four numbers of 0 to {MAX_EXTENT}"
                     )
                 return (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
             case "VALID":
@@ -150,12 +164,3 @@ class Operator:
                     f"auto_pad '{mode}' is not supported; "
                     "bdcc handles NOTSET, SAME_UPPER, SAME_LOWER and VALID"
                 )
-
-
-def label(proto: onnx.NodeProto) -> str:
-    """'conv1 (Conv)': how messages name a node."""
-    return f"{proto.name or (proto.output[0] if proto.output else '?')} ({operator_type(proto)})"
-
-
-def operator_type(proto: onnx.NodeProto) -> str:
-    return proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"

@@ -110,7 +110,7 @@ def compile_model(
         options = replace(options, target=place.target.name)
     target = find_target(options.target)
     check_compiler()
-    graph = load_onnx(model)
+    graph = load_onnx(model, max_memory=options.max_memory)
     layers = choose_layers(graph, options)
     preprocess = options.preprocess(graph)
     metric = options.metric or default_metric(graph)

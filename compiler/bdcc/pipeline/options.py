@@ -21,6 +21,7 @@ from bdcc.codegen.names import NAME_MOST
 from bdcc.data.preprocess import Preprocess, make_preprocess
 from bdcc.errors import OptionError
 from bdcc.ir.graph import Conv, Graph
+from bdcc.ir.onnx_limits import MAX_MEMORY
 
 PAPER_AUTO_BASES = 4  # what `--bases auto` means to the paper's search
 CONV_BASES = (1, 2, 3, 4, 5, 6)  # that the joint search chooses from
@@ -48,9 +49,10 @@ class CompileOptions:
     model, None means 1 and that missing it is not an error when bits are given; bases, q: one value
     for all conv layers, one per conv layer, one per decomposed layer, or "auto"; limit: search
     pictures, 0 for all; flash_bytes, ram_bytes: the most that weights and arena may take, on bare
-    metal with code and stack, None there: what the target has; workers:
-    processes and threads of this host, or "dask:ADDRESS" of the cluster that evaluates models
-    instead (docs/workers.md); cache: folder, "off", or None for the user's own.
+    metal with code and stack, None there: what the target has; max_memory: bytes that bound what
+    the model takes (docs/operators.md); workers: processes and threads of this host, or
+    "dask:ADDRESS" of the cluster that evaluates models instead (docs/workers.md); cache: folder,
+    "off", or None for the user's own.
     Raises OptionError for a value that no model allows.
     """
 
@@ -88,6 +90,7 @@ class CompileOptions:
     cache: Path | Literal["off"] | None = None
     cost_table: str = "default"
     resume: bool = False
+    max_memory: int = MAX_MEMORY
 
     def __post_init__(self) -> None:
         for option, allowed in CHOICES.items():
@@ -115,10 +118,13 @@ class CompileOptions:
                     layer=f"--{option}",
                     hint="Give one number, one per conv layer, one per decomposed layer, or auto",
                 )
-        for option, least in (("limit", 0), ("seed", 0), ("flash_bytes", 1), ("ram_bytes", 1)):
+        for option, least in (
+            *(("limit", 0), ("seed", 0)),
+            *(("flash_bytes", 1), ("ram_bytes", 1), ("max_memory", 1)),
+        ):
             number = getattr(self, option)
             if number is not None and number < least:
-                name = option.removesuffix("_bytes")
+                name = option.removesuffix("_bytes").replace("_", "-")
                 raise OptionError(f"{number} is below {least}", layer=f"--{name}")
         if isinstance(self.workers, int) and self.workers < 1:
             raise OptionError(f"{self.workers} is below 1", layer="--workers")

@@ -24,6 +24,7 @@ from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Graph, Shape
 from bdcc.ir.onnx_import import load_onnx
+from bdcc.ir.onnx_limits import MAX_MEMORY
 from bdcc.pipeline.measure import library_logits
 from bdcc.pipeline.options import available_cpus
 from bdcc.report.report import percent, read_report
@@ -66,7 +67,8 @@ def open_project(folder: Path) -> Project:
 
 def load_model(project: Project, model: Path) -> Graph:
     """The float network. Raises ModelError if it is not the one that became the project."""
-    graph = load_onnx(model)
+    limit = project.report["options"].get("max_memory", MAX_MEMORY)
+    graph = load_onnx(model, max_memory=limit)
     if graph.sha256 != project.report["model"]["sha256"]:
         raise ModelError("is not the model that this project was compiled from", layer=str(model))
     return graph

@@ -40,7 +40,7 @@ PAPER_SETTING_BASES = 6  # of the paper's own experiments
 TAKEN_OVER = (
     *("data", "calib", "holdout", "classes", "limit", "metric", "seed"),
     *("preset", "mean", "std", "scale", "channels", "resize"),
-    *("target", "cost_table", "workers", "cache"),
+    *("target", "cost_table", "workers", "cache", "max_memory"),
 )
 TURNS = 9  # in each of which every project is timed once
 TURN_MS, ROUNDS = 250.0, (3, 100)  # how long that takes, and how many runs it is at least, at most
@@ -131,7 +131,7 @@ def sweep(
     progress, say: as for compile_model. Raises BdccError as it does; what was finished is kept then
     and found again. A missed tolerance is a point like any other.
     """
-    graph = load_onnx(model)
+    graph = load_onnx(model, max_memory=options.compile.max_memory)
     chain = is_chain(graph)
     points = list_points(options, chain=chain)
     own = options.compile
