@@ -23,7 +23,9 @@ from bdcc.errors import OutputError
 
 PART = ".part"  # how the names of files end that are being written
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TEMPORARY = re.compile(r"bdcc-[0-9a-f]{12}\.tmp")  # the names of temporary_folder
+LOST = (*FULL, errno.EIO, errno.EROFS)  # what a disk says that no program can foresee
+TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
+TEMPORARY_NAME = re.compile(r"\.?bdcc-[0-9a-f]{12}\.tmp")  # folders for a while
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -103,21 +105,23 @@ def _touch_in(folder: Path) -> None:
 
 
 @contextmanager
-def writing(place: Path, *, wanted_bytes: int | None = None) -> Iterator[None]:
+def writing(
+    place: Path, *, wanted_bytes: int | None = None, hint: str | None = None
+) -> Iterator[None]:
     """Turns what the system refuses inside the block (OSError) into an OutputError that names
-    `place`, or the file that the system named, and, of a full disk, the bytes.
+    `place`, or the file that the system named, and, of a full disk, the bytes. hint: what to do.
     """
     try:
         yield
     except OSError as error:
         named = os.fsdecode(error.filename or "")
-        where = place if not named or named.endswith(PART) else Path(named)
+        where = _known(place if not named or named.endswith(PART) else Path(named))
         message = f"cannot be written ({reason(error)})"
         if error.errno in FULL:
             free = free_bytes(where)
             message = f"the disk is full ({free} bytes are free there"
             message += f", {wanted_bytes} are needed)" if wanted_bytes else ")"
-        raise OutputError(message, layer=str(where), hint=_advice(error)) from error
+        raise OutputError(message, layer=str(where), hint=hint or _advice(error)) from error
 
 
 @contextmanager
@@ -126,10 +130,10 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     the same place goes before. parent: None for the system's folder of temporary files ($TMPDIR).
     Raises OutputError where it cannot be made.
     """
-    with writing(parent or Path(os.environ.get("TMPDIR") or "/tmp")):
+    with writing(parent or Path(os.environ.get("TMPDIR") or "/tmp"), hint=TEMPORARY_HINT):
         parent = parent or Path(tempfile.gettempdir())
         for entry in parent.iterdir():
-            if TEMPORARY.fullmatch(entry.name):
+            if TEMPORARY_NAME.fullmatch(entry.name):
                 sweep(entry)
         folder, lock = _make_locked(parent / f"bdcc-{secrets.token_hex(6)}.tmp")
     with _owned(folder, lock):
@@ -149,12 +153,17 @@ def locked_folder(folder: Path) -> Iterator[Path]:
 def sweep(folder: Path, *, rescue: Callable[[], object] | None = None) -> bool:
     """Removes a folder of the two above if the process that made it is dead; whether it is gone.
 
-    rescue: called before, to take out what must not be lost.
+    rescue: called before, to take out what must not be lost. Raises OSError where the folder may be
+    but cannot be looked at.
     """
     try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    except OSError:  # another user's, or no folder at all
+        return False
     try:
         if os.geteuid() not in (0, os.fstat(lock).st_uid):
             return False
@@ -217,6 +226,12 @@ def runs_programs(folder: Path) -> bool:
         except PermissionError:
             return False
     return True
+
+
+def _known(path: Path) -> Path:
+    """The path, or where the folder lies that is ours for a while and that it is in."""
+    ours = (p for p in (path, *path.parents) if TEMPORARY_NAME.fullmatch(p.name))
+    return next((p.parent for p in ours), path)
 
 
 def free_bytes(place: Path) -> int:
