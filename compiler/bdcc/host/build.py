@@ -15,7 +15,9 @@ from bdcc.errors import BuildError
 from bdcc.host.facts import read_facts
 
 JOBS = 2
-ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|no such file|not found|\*\*\*")
+ERROR_LINE = re.compile(
+    r"(?i)\b(fatal )?error\b|undefined reference|no such file|no space left|not found|\*\*\*"
+)
 
 
 def build(

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from bdcc.errors import MismatchError, OutputError
+from bdcc.errors import BuildError, MismatchError, OutputError
 from bdcc.files import (
     LOST,
+    TEMPORARY_HINT,
+    free_bytes,
     locked_folder,
     runs_programs,
     sweep,
@@ -30,6 +32,7 @@ from bdcc.files import (
 )
 
 MANIFEST = "manifest.txt"
+NO_SPACE = os.strerror(errno.ENOSPC)  # as compilers say it
 BY_CMAKE = frozenset(
     (
         *("CMakeCache.txt", "Makefile", "build.ninja", ".ninja_deps", ".ninja_log"),
@@ -187,6 +190,11 @@ def staged(output: Path, *, force: bool, elsewhere: Sequence[Path] = ()) -> Iter
             elif isinstance(error, OSError) and error.errno in LOST:
                 with writing(stage.folder):
                     raise
+            elif isinstance(error, BuildError) and NO_SPACE in error.message:
+                temporary = Path(tempfile.gettempdir())
+                full = min(stage.folder, temporary, key=free_bytes)
+                with writing(full, hint=TEMPORARY_HINT if full == temporary else None):
+                    raise OSError(errno.ENOSPC, NO_SPACE) from error
             raise
         _deliver(stage.project, place, output, force=force)
 
