@@ -6,9 +6,14 @@ reason in one line when they cannot be.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
+import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +23,9 @@ from bdcc.errors import OutputError
 
 PART = ".part"  # how the names of files end that are being written
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LOST = (*FULL, errno.EIO, errno.EROFS)  # what a disk says that no program can foresee
+TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
+TEMPORARY_NAME = re.compile(r"\.?bdcc-[0-9a-f]{12}\.tmp")  # folders for a while
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -74,21 +82,156 @@ def check_regular(file: Path) -> Path:
     return target
 
 
+def check_file(file: Path) -> None:
+    """Raises OutputError, before there is anything to lose, where `write_file` would."""
+    with writing(file):
+        _touch_in(check_regular(file).parent)
+
+
+def check_folder(folder: Path) -> None:
+    """The same of files in a folder, which is not made yet if it is not there."""
+    with writing(folder):
+        for place in (folder, *folder.absolute().parents):
+            if place.exists():
+                return _touch_in(place)
+
+
+def _touch_in(folder: Path) -> None:
+    probe = folder / f".{secrets.token_hex(6)}{PART}"
+    try:
+        probe.touch(exist_ok=False)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 @contextmanager
-def writing(place: Path, *, wanted_bytes: int | None = None) -> Iterator[None]:
+def writing(
+    place: Path, *, wanted_bytes: int | None = None, hint: str | None = None
+) -> Iterator[None]:
     """Turns what the system refuses inside the block (OSError) into an OutputError that names
-    `place`, or the file that the system named, and, of a full disk, the bytes.
+    `place`, or the file that the system named, and, of a full disk, the bytes. hint: what to do.
     """
     try:
         yield
     except OSError as error:
-        where = Path(os.fsdecode(error.filename)) if error.filename else place
+        named = os.fsdecode(error.filename or "")
+        where = _known(place if not named or named.endswith(PART) else Path(named))
         message = f"cannot be written ({reason(error)})"
         if error.errno in FULL:
             free = free_bytes(where)
             message = f"the disk is full ({free} bytes are free there"
             message += f", {wanted_bytes} are needed)" if wanted_bytes else ")"
-        raise OutputError(message, layer=str(where), hint=_advice(error)) from error
+        raise OutputError(message, layer=str(where), hint=hint or _advice(error)) from error
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for this process alone, gone when the block ends; what killed processes have left in
+    the same place goes before. parent: None for the system's folder of temporary files ($TMPDIR).
+    Raises OutputError where it cannot be made.
+    """
+    with writing(parent or Path(os.environ.get("TMPDIR") or "/tmp"), hint=TEMPORARY_HINT):
+        parent = parent or Path(tempfile.gettempdir())
+        for entry in parent.iterdir():
+            if TEMPORARY_NAME.fullmatch(entry.name):
+                sweep(entry)
+        folder, lock = _make_locked(parent / f"bdcc-{secrets.token_hex(6)}.tmp")
+    with _owned(folder, lock):
+        yield folder
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[Path]:
+    """Makes `folder`, which nobody sweeps while this process lives, and which is gone when the
+    block ends. Raises OSError as the system does; FileExistsError if it is there.
+    """
+    _, lock = _make_locked(folder)
+    with _owned(folder, lock):
+        yield folder
+
+
+def sweep(folder: Path, *, rescue: Callable[[], object] | None = None) -> bool:
+    """Removes a folder of the two above if the process that made it is dead; whether it is gone.
+
+    rescue: called before, to take out what must not be lost. Raises OSError where the folder may be
+    but cannot be looked at.
+    """
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # another user's, or no folder at all
+        return False
+    try:
+        if os.geteuid() not in (0, os.fstat(lock).st_uid):
+            return False
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if rescue is not None:
+            rescue()
+        return _remove(folder)
+    except OSError:  # a living process has it, or the file system knows no locks
+        return False
+    finally:
+        os.close(lock)
+
+
+def _make_locked(folder: Path) -> tuple[Path, int]:
+    """The folder and the descriptor that locks it, which children do not inherit."""
+    while True:
+        folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # swept before it could be locked
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return folder, lock
+        except (BlockingIOError, FileNotFoundError):  # being swept
+            pass
+        except OSError:  # no locks here: then nobody can sweep it either
+            return folder, lock
+        os.close(lock)
+
+
+@contextmanager
+def _owned(folder: Path, lock: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def _remove(folder: Path) -> bool:
+    """Whether it is gone. What still writes there (a compiler whose parent was killed) may need a
+    second turn.
+    """
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return True
+    return False
+
+
+def runs_programs(folder: Path) -> bool:
+    """Whether programs and libraries in it can be run: not where it is mounted with noexec."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        try:
+            mmap.mmap(file.fileno(), 1, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC).close()
+        except PermissionError:
+            return False
+    return True
+
+
+def _known(path: Path) -> Path:
+    """The path, or where the folder lies that is ours for a while and that it is in."""
+    ours = (p for p in (path, *path.parents) if TEMPORARY_NAME.fullmatch(p.name))
+    return next((p.parent for p in ours), path)
 
 
 def free_bytes(place: Path) -> int:

@@ -22,7 +22,8 @@ from bdcc.codegen.costs import (
 )
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError, one_line
+from bdcc.errors import OptionError, one_line
+from bdcc.files import check_folder, check_regular, write_text, writing
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
@@ -111,20 +112,16 @@ def measured_file(isa: str, *, cache: Path | None, machine: str | None = None) -
 
 def _measure_table(isa: str, place: Place, file: Path, *, progress: Progress | None) -> None:
     """Measures the place's kernels with that instruction set, and writes the table."""
-    if file.is_dir():
-        raise OutputError("is a folder", layer=str(file), hint="Give the name of a file")
+    with writing(file):
+        check_regular(file)
+        check_folder(file.parent)
     if place.host is None:
         ns = tune(isa, progress=progress)
     else:
         ns = _tune_there(isa, place.host, place.target, progress=progress)
-    part = file.with_name(f"{file.name}.part")
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(write_cost_table(isa, place.name, ns), "utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
+    write_text(file, write_cost_table(isa, place.name, ns))
 
 
 def _tune_there(

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bdcc.files import write_text
+
 SCHEMA_VERSION = 1
 Hits = npt.NDArray[np.bool_]
 
@@ -179,7 +181,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The object that report.json holds."""
         search = self.search_drop.as_json()
-        return {
+        found = {
             "schema": SCHEMA_VERSION,
             "bdcc_version": self.bdcc_version,
             "fingerprint": self.fingerprint,
@@ -221,10 +223,12 @@ class Report:
                 "table": self.table,
             },
         }
+        return {key: _finite(value) for key, value in found.items()}
 
 
 def write_json(value: Mapping[str, Any], file: Path) -> None:
-    file.write_text(dump_json(value), "utf-8")
+    """Raises OutputError as write_file does."""
+    write_text(file, dump_json(value))
 
 
 def dump_json(value: Mapping[str, Any]) -> str:
