@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: 0BSD
 """How files are written: complete or not at all, in place of regular files alone, and with the
-reason in one line when they cannot be; and what killed writers have left, removed.
+reason in one line when they cannot be.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import re
 import secrets
@@ -21,12 +22,12 @@ from typing import BinaryIO
 from bdcc.errors import OutputError
 
 PART = ".part"  # how the names of files end that are being written
-PART_NAME = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)
+PART_NAME = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)  # those of `appearing`
 BLOCK = 1 << 20
-TEMPORARY = "bdcc-"  # how the names of temporary folders begin
-MARK = "bdcc-temporary"  # the file in those that may be swept
-TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LOST = (*FULL, errno.EIO, errno.EROFS)  # what a disk says that no program can foresee
+TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
+TEMPORARY_NAME = re.compile(r"\.?bdcc-[0-9a-f]{12}\.tmp")  # folders for a while
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -94,53 +95,6 @@ def _remove_unlocked(part: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_place() -> Path:
-    """The folder for temporary files; raises OutputError if none can be used."""
-    with writing(Path(os.environ.get("TMPDIR", "/tmp")), hint=TEMPORARY_HINT):
-        return Path(tempfile.gettempdir())
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder in TMPDIR that is gone afterwards; what a killed process has left of its own, the
-    next one to make such a folder removes. Raises OutputError.
-    """
-    base = temporary_place()
-    with writing(base, hint=TEMPORARY_HINT):
-        for mark in base.glob(f"{TEMPORARY}*/{MARK}"):
-            with suppress(OSError):  # its process lives, or it has just gone
-                _remove_marked(mark)
-        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=base))
-    try:
-        with _marked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _marked(folder: Path) -> Iterator[None]:
-    """Marks a folder as one to be swept, but not while this process lives."""
-    part = folder / f"{MARK}{PART}"
-    with part.open("w") as mark:
-        with suppress(OSError):  # as in _open_locked
-            fcntl.flock(mark, fcntl.LOCK_EX)
-        part.rename(folder / MARK)  # locked before anyone can see it
-        yield
-
-
-def _remove_marked(mark: Path) -> None:
-    folder = mark.parent.lstat()
-    if folder.st_uid != os.getuid() or not stat.S_ISDIR(folder.st_mode):
-        return
-    descriptor = os.open(mark, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(mark.parent, ignore_errors=True)
-    finally:
-        os.close(descriptor)
-
-
 def reserve(file: BinaryIO, size: int) -> None:
     """Gives an open file disk space, zeros, for `size` bytes from where it stands. This raises
     OSError where there is too little; a mapping without space of its own ends the process instead.
@@ -170,6 +124,28 @@ def check_regular(file: Path) -> Path:
     return target
 
 
+def check_file(file: Path) -> None:
+    """Raises OutputError, before there is anything to lose, where `write_file` would."""
+    with writing(file):
+        _touch_in(check_regular(file).parent)
+
+
+def check_folder(folder: Path) -> None:
+    """The same of files in a folder, which is not made yet if it is not there."""
+    with writing(folder):
+        for place in (folder, *folder.absolute().parents):
+            if place.exists():
+                return _touch_in(place)
+
+
+def _touch_in(folder: Path) -> None:
+    probe = folder / f".{secrets.token_hex(6)}{PART}"
+    try:
+        probe.touch(exist_ok=False)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(
     place: Path, *, wanted_bytes: int | None = None, hint: str | None = None
@@ -180,13 +156,130 @@ def writing(
     try:
         yield
     except OSError as error:
-        where = Path(os.fsdecode(error.filename)) if error.filename else place
+        named = os.fsdecode(error.filename or "")
+        where = _known(place if not named or named.endswith(PART) else Path(named))
         message = f"cannot be written ({reason(error)})"
         if error.errno in FULL:
             free = free_bytes(where)
             message = f"the disk is full ({free} bytes are free there"
             message += f", {wanted_bytes} are needed)" if wanted_bytes else ")"
         raise OutputError(message, layer=str(where), hint=hint or _advice(error)) from error
+
+
+def temporary_place() -> Path:
+    """The folder for temporary files; raises OutputError if none can be used."""
+    with writing(Path(os.environ.get("TMPDIR", "/tmp")), hint=TEMPORARY_HINT):
+        return Path(tempfile.gettempdir())
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for this process alone, gone when the block ends; what killed processes have left in
+    the same place goes before. parent: None for the system's folder of temporary files ($TMPDIR).
+    Raises OutputError where it cannot be made.
+    """
+    parent = parent or temporary_place()
+    with writing(parent, hint=TEMPORARY_HINT):
+        for entry in parent.iterdir():
+            if TEMPORARY_NAME.fullmatch(entry.name):
+                sweep(entry)
+        folder, lock = _make_locked(parent / f"bdcc-{secrets.token_hex(6)}.tmp")
+    with _owned(folder, lock):
+        yield folder
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[Path]:
+    """Makes `folder`, which nobody sweeps while this process lives, and which is gone when the
+    block ends. Raises OSError as the system does; FileExistsError if it is there.
+    """
+    _, lock = _make_locked(folder)
+    with _owned(folder, lock):
+        yield folder
+
+
+def sweep(folder: Path, *, rescue: Callable[[], object] | None = None) -> bool:
+    """Removes a folder of the two above if the process that made it is dead; whether it is gone.
+
+    rescue: called before, to take out what must not be lost. Raises OSError where the folder may be
+    but cannot be looked at.
+    """
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # another user's, or no folder at all
+        return False
+    try:
+        if os.geteuid() not in (0, os.fstat(lock).st_uid):
+            return False
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if rescue is not None:
+            rescue()
+        return _remove(folder)
+    except OSError:  # a living process has it, or the file system knows no locks
+        return False
+    finally:
+        os.close(lock)
+
+
+def _make_locked(folder: Path) -> tuple[Path, int]:
+    """The folder and the descriptor that locks it, which children do not inherit."""
+    while True:
+        folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # swept before it could be locked
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return folder, lock
+        except (BlockingIOError, FileNotFoundError):  # being swept
+            pass
+        except OSError:  # no locks here: then nobody can sweep it either
+            return folder, lock
+        os.close(lock)
+
+
+@contextmanager
+def _owned(folder: Path, lock: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def _remove(folder: Path) -> bool:
+    """Whether it is gone. What still writes there (a compiler whose parent was killed) may need a
+    second turn.
+    """
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return True
+    return False
+
+
+def runs_programs(folder: Path) -> bool:
+    """Whether programs and libraries in it can be run: not where it is mounted with noexec."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        try:
+            mmap.mmap(file.fileno(), 1, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC).close()
+        except PermissionError:
+            return False
+    return True
+
+
+def _known(path: Path) -> Path:
+    """The path, or where the folder lies that is ours for a while and that it is in."""
+    ours = (p for p in (path, *path.parents) if TEMPORARY_NAME.fullmatch(p.name))
+    return next((p.parent for p in ours), path)
 
 
 def free_bytes(place: Path) -> int:

@@ -23,8 +23,8 @@ from bdcc.codegen.costs import (
 )
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError, one_line
-from bdcc.files import sweep_parts, write_text, writing
+from bdcc.errors import OptionError, one_line
+from bdcc.files import check_folder, check_regular, sweep_parts, write_text, writing
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
@@ -146,11 +146,13 @@ def _measure_table(
     into the cache.
     """
     shelf = _shelf(cache)
-    if output is not None and output.is_dir():
-        raise OutputError("is a folder", layer=str(output), hint="Give the name of a file")
     if output is None:
         shelf.prepare()
         sweep_parts(shelf.folder)
+    else:
+        with writing(output):
+            check_regular(output)
+            check_folder(output.parent)
     if place.host is None:
         ns = tune(isa, progress=progress)
     else:
