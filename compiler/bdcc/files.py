@@ -55,16 +55,14 @@ def appearing(file: Path) -> Iterator[Path]:
     part = file.with_name(f".{file.name[:40]}.{secrets.token_hex(6)}{PART}")
     descriptor = _open_locked(part)
     try:
-        try:
-            if file.exists():
-                os.fchmod(descriptor, stat.S_IMODE(file.stat().st_mode))
-            yield part
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if file.exists():
+            os.fchmod(descriptor, stat.S_IMODE(file.stat().st_mode))
+        yield part
+        os.fsync(descriptor)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _open_locked(part: Path) -> int:

@@ -79,6 +79,12 @@ class Shelf:
                 out.write(self._seal(name, out, out.seek(0, os.SEEK_END)))
         return file
 
+    def _is_sound(self, name: str, file: BinaryIO) -> bool:
+        size = _content_bytes(file)
+        file.seek(max(0, size))
+        seal = file.read(SEAL_BYTES)  # first: what has none may be of any size
+        return seal.startswith(MARK) and seal == self._seal(name, file, size)
+
     def _seal(self, name: str, file: BinaryIO, size: int) -> bytes:
         """Of the first `size` bytes of the file, which is left behind them."""
         state = hashlib.sha256(f"{self.name}/{name}\0".encode())
@@ -93,18 +99,17 @@ class Shelf:
         """The file at its start if its seal is right; it is read through for that."""
         file = self.folder / name
         try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for ever
+            opened = open(file, "rb", opener=_open_without_waiting)  # noqa: SIM115
         except FileNotFoundError:
             yield None
             return
         except OSError as error:
             raise _unreadable(file, reason(error)) from None
-        with os.fdopen(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise _unreadable(file, "it is no regular file")
             try:
-                seal = self._seal(name, opened, _content_bytes(opened))
-                if opened.read(SEAL_BYTES) == seal:
+                if self._is_sound(name, opened):
                     opened.seek(0)
                     yield opened
                     return
@@ -112,6 +117,10 @@ class Shelf:
                 raise _unreadable(file, reason(error)) from None
         self.dropped(file)
         yield None
+
+
+def _open_without_waiting(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
 
 
 def _content_bytes(file: BinaryIO) -> int:
