@@ -15,13 +15,15 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from bdcc.errors import OutputError
 
 PART = ".part"  # how the names of files end that are being written
+PART_NAME = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)  # those of `appearing`
+BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOST = (*FULL, errno.EIO, errno.EROFS)  # what a disk says that no program can foresee
 TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
@@ -51,18 +53,56 @@ def appearing(file: Path) -> Iterator[Path]:
     """
     file = check_regular(file)
     part = file.with_name(f".{file.name[:40]}.{secrets.token_hex(6)}{PART}")
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = _open_locked(part)
     try:
-        try:
-            if file.exists():
-                os.fchmod(descriptor, stat.S_IMODE(file.stat().st_mode))
-            yield part
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if file.exists():
+            os.fchmod(descriptor, stat.S_IMODE(file.stat().st_mode))
+        yield part
+        os.fsync(descriptor)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_locked(part: Path) -> int:
+    """A new file, locked for as long as it is open: `sweep_parts` leaves it alone."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks, where nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if part.exists():
+            return descriptor
+        os.close(descriptor)  # it was swept before it was locked
+
+
+def sweep_parts(folder: Path) -> None:
+    """Removes, from a folder and those in it, files of `appearing` whose writers were killed."""
+    for place, _, names in os.walk(folder):
+        for name in filter(PART_NAME.fullmatch, names):
+            with suppress(OSError):  # its writer lives, or it has just taken its place
+                _remove_unlocked(Path(place, name))
+
+
+def _remove_unlocked(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Gives an open file disk space, zeros, for `size` bytes from where it stands. This raises
+    OSError where there is too little; a mapping without space of its own ends the process instead.
+    """
+    if not hasattr(os, "posix_fallocate"):  # as on macOS
+        for start in range(0, size, BLOCK):
+            file.write(bytes(min(BLOCK, size - start)))
+        file.flush()
+    elif size:
+        os.posix_fallocate(file.fileno(), file.tell(), size)
 
 
 def check_regular(file: Path) -> Path:
@@ -124,14 +164,20 @@ def writing(
         raise OutputError(message, layer=str(where), hint=hint or _advice(error)) from error
 
 
+def temporary_place() -> Path:
+    """The folder for temporary files; raises OutputError if none can be used."""
+    with writing(Path(os.environ.get("TMPDIR", "/tmp")), hint=TEMPORARY_HINT):
+        return Path(tempfile.gettempdir())
+
+
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """A folder for this process alone, gone when the block ends; what killed processes have left in
     the same place goes before. parent: None for the system's folder of temporary files ($TMPDIR).
     Raises OutputError where it cannot be made.
     """
-    with writing(parent or Path(os.environ.get("TMPDIR") or "/tmp"), hint=TEMPORARY_HINT):
-        parent = parent or Path(tempfile.gettempdir())
+    parent = parent or temporary_place()
+    with writing(parent, hint=TEMPORARY_HINT):
         for entry in parent.iterdir():
             if TEMPORARY_NAME.fullmatch(entry.name):
                 sweep(entry)

@@ -17,6 +17,7 @@ from nets import Noise, miniature_alexnet
 from bdcc.approx.chunks import ChunkRunner, chunk_bounds
 from bdcc.approx.model import DecomposedModel
 from bdcc.errors import BdccError
+from bdcc.sealed import Shelf
 
 MODEL = DecomposedModel(graph=miniature_alexnet(), layers={})
 
@@ -69,7 +70,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         pytest.raises(KeyboardInterrupt),
         ChunkRunner(Noise(300), workers=0) as runner,
     ):
-        runner.run(MODEL, sums, stage="sums", store=tmp_path / "kept", progress=interrupt)
+        runner.run(
+            MODEL,
+            sums,
+            stage="sums",
+            store=Shelf(folder=tmp_path / "kept", name="test"),
+            progress=interrupt,
+        )
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
     assert kept == ["0-50.npy", "50-100.npy"]
     (tmp_path / "kept" / "50-100.npy").write_bytes(b"cut off")  # a damaged one is made again
@@ -80,7 +87,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             MODEL,
             sums,
             stage="sums",
-            store=tmp_path / "kept",
+            store=Shelf(folder=tmp_path / "kept", name="test"),
             progress=lambda *step: steps.append(step),
         )
         assert runner.computed == 5

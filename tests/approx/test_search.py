@@ -28,9 +28,9 @@ from bdcc.approx.tables import (
     plan_tables,
 )
 from bdcc.ir.graph import Flatten, Graph, Relu, infer_shapes
+from bdcc.sealed import Shelf
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
-
 
 # --- measuring ----------------------------------------------------------------------------
 
@@ -107,15 +107,24 @@ def test_tables_do_not_depend_on_workers_and_are_taken_up_again(model, stats, tm
     labels, reference = float_judge(model, pictures)
     given = {"labels": labels, "reference": reference}
     with ChunkRunner(pictures, workers=2) as runner:
-        first = measure_tables(runner, model, plan, top=1, store=tmp_path, **given)
+        first = measure_tables(
+            runner, model, plan, top=1, store=Shelf(folder=tmp_path, name="test"), **given
+        )
         assert runner.computed == 4
     for missing in list(tmp_path.iterdir())[:3]:
         missing.unlink()
     with ChunkRunner(pictures, workers=0) as runner:
-        assert measure_tables(runner, model, plan, top=1, store=tmp_path, **given) == first
+        assert (
+            measure_tables(
+                runner, model, plan, top=1, store=Shelf(folder=tmp_path, name="test"), **given
+            )
+            == first
+        )
         assert runner.computed == 3
         # What is kept serves another metric too.
-        top2 = measure_tables(runner, model, plan, top=2, store=tmp_path, **given)
+        top2 = measure_tables(
+            runner, model, plan, top=2, store=Shelf(folder=tmp_path, name="test"), **given
+        )
         assert runner.computed == 3
     assert top2.base >= first.base
     assert all(np.greater_equal(top2.pairs, first.pairs).flat)

@@ -33,6 +33,7 @@ from bdcc.approx.sensitivity import (
     measure_sensitivity,
 )
 from bdcc.ir.graph import Flatten, Graph, Softmax, WeightLayer, make_graph
+from bdcc.sealed import Shelf
 
 PICTURES = 70
 ROWS = np.arange(0, PICTURES, 2)
@@ -210,7 +211,7 @@ def test_finished_chunks_are_found_again(tmp_path: Path) -> None:
             labels=np.zeros(PICTURES, np.int64),
             rows=ROWS,
             top=1,
-            store=tmp_path / "store",
+            store=Shelf(folder=tmp_path / "store", name="test"),
         )
 
     with ChunkRunner(Noise(PICTURES), workers=0) as runner:

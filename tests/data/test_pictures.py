@@ -14,6 +14,7 @@ from bdcc.data.listing import list_pictures
 from bdcc.data.pictures import JoinedPictures, Pictures, load_pictures, read_pictures
 from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError
+from bdcc.sealed import Shelf
 
 SHAPE = (3, 6, 8)
 PRE = make_preprocess(shape=SHAPE, preset="caffe")
@@ -35,7 +36,7 @@ def load(path: Path, **options: object) -> Pictures:
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_folder_of_pictures(tmp_path: Path, stored: bool) -> None:
     pixels = write_pictures(tmp_path / "data")
-    store = tmp_path / "store" if stored else None
+    store = Shelf(folder=tmp_path / "store", name="test") if stored else None
     seen: list[tuple[str, int, int]] = []
     pictures = load(tmp_path / "data", store=store, progress=lambda *step: seen.append(step))
     assert seen == [("pictures", i, 7) for i in range(1, 8)]
@@ -49,7 +50,7 @@ def test_a_folder_of_pictures(tmp_path: Path, stored: bool) -> None:
 
 
 def test_the_store_is_found_again_and_keyed_by_content(tmp_path: Path) -> None:
-    data, store = tmp_path / "data", tmp_path / "store"
+    data, store = tmp_path / "data", Shelf(folder=tmp_path / "store", name="test")
     write_pictures(data)
     first = load(data, store=store)
     seen: list[object] = []
@@ -60,12 +61,14 @@ def test_the_store_is_found_again_and_keyed_by_content(tmp_path: Path) -> None:
     os.utime(data / "0.png", ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = load(data, store=store)
     assert changed.digest != first.digest
-    assert len(list(store.iterdir())) == 2
+    assert len(list(store.folder.iterdir())) == 2
 
 
 def test_pickles_small_and_whole(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data")
-    pictures = load(tmp_path / "data", store=tmp_path / "store").subset([6, 1, 3])
+    pictures = load(tmp_path / "data", store=Shelf(folder=tmp_path / "store", name="test")).subset(
+        [6, 1, 3]
+    )
     blob = pickle.dumps(pictures)
     assert len(blob) < 4000
     other = pickle.loads(blob)
@@ -86,7 +89,7 @@ def test_subset_of_a_subset_keeps_labels_and_names(tmp_path: Path) -> None:
 def test_float_tensors_pass_untouched(tmp_path: Path) -> None:
     tensors = np.random.default_rng(1).standard_normal((3, 3, 6, 8)).astype(np.float32)
     np.savez(tmp_path / "x.npz", images=tensors)
-    for store in (None, tmp_path / "store"):
+    for store in (None, Shelf(folder=tmp_path / "store", name="test")):
         pictures = load(tmp_path / "x.npz", store=store)
         assert pictures.images is None
         assert np.array_equal(pictures.batch([2, 0]), tensors[[2, 0]])
@@ -118,13 +121,13 @@ def test_key_tells_apart_what_changes_an_accuracy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", None])
 def test_a_bad_picture_is_named_and_leaves_nothing(tmp_path: Path, content: bytes | None) -> None:
-    data, store = tmp_path / "data", tmp_path / "store"
+    data, store = tmp_path / "data", Shelf(folder=tmp_path / "store", name="test")
     write_pictures(data)
     whole = (data / "3.png").read_bytes()
     (data / "3.png").write_bytes(whole[:80] if content is None else content)
     with pytest.raises(DataError, match=r"3\.png: is not a readable picture"):
         load(data, store=store)
-    assert not list(store.iterdir())
+    assert not list(store.folder.iterdir())
 
 
 def test_pictures_cannot_feed_five_channels(tmp_path: Path) -> None:
@@ -155,7 +158,9 @@ def test_generated_pictures_are_smooth_and_varied() -> None:
 
 
 def test_generated_pictures_can_be_stored(tmp_path: Path) -> None:
-    kept = generate_pictures(3, shape=SHAPE, preprocess=PRE, seed=0, store=tmp_path)
+    kept = generate_pictures(
+        3, shape=SHAPE, preprocess=PRE, seed=0, store=Shelf(folder=tmp_path, name="test")
+    )
     loose = generate_pictures(3, shape=SHAPE, preprocess=PRE, seed=0)
     assert isinstance(kept.data, Path)
     assert kept.digest == loose.digest
@@ -171,7 +176,7 @@ def test_the_real_search_pictures(shared: Path, tmp_path: Path) -> None:
         outputs=202,
         classes=shared / "data/tiny202/classes.txt",
         preprocess=make_preprocess(shape=shape, preset="raw", mean=(122.2259, 116.2092, 103.5655)),
-        store=tmp_path,
+        store=Shelf(folder=tmp_path, name="test"),
         limit=404,
     )
     assert pictures.labels is not None
@@ -194,7 +199,9 @@ def test_joined_pictures_are_one_after_another(tmp_path: Path) -> None:
 
 def test_portable_pictures_need_no_file(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data")
-    stored = load(tmp_path / "data", store=tmp_path / "store").subset([6, 1, 5, 2])
+    stored = load(tmp_path / "data", store=Shelf(folder=tmp_path / "store", name="test")).subset(
+        [6, 1, 5, 2]
+    )
     parts = (stored, generate_pictures(3, shape=SHAPE, preprocess=PRE, seed=1))
     joined = JoinedPictures(parts=parts)
     rows = [1, 3, 5]

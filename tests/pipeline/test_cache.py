@@ -38,24 +38,14 @@ def test_records_are_made_once(tmp_path: Path) -> None:
 
 def test_keys_do_not_run_together(tmp_path: Path) -> None:
     cache = Cache(folder=tmp_path)
-    paths = {
-        cache.path("a", "x", "y"),
-        cache.path("a", "xy"),
-        cache.path("a", "x,y"),
-        cache.path("a", "x", "y", ""),
-        cache.path("b", "x", "y"),
+    shelves = {
+        cache.shelf("a", "x", "y").folder,
+        cache.shelf("a", "xy").folder,
+        cache.shelf("a", "x,y").folder,
+        cache.shelf("a", "x", "y", "").folder,
+        cache.shelf("b", "x", "y").folder,
     }
-    assert len(paths) == 5
-
-
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"{"])
-def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: bytes) -> None:
-    cache = Cache(folder=tmp_path)
-    cache.path("kind", "key", suffix=".npz").write_bytes(damage)
-    cache.path("kind", "key", suffix=".json").write_bytes(damage)
-    assert cache.arrays("kind", "key", make=lambda: {"a": np.ones(1)})["a"].tolist() == [1]
-    assert cache.record("kind", "key", make=lambda: 7) == 7
-    assert cache.record("kind", "key", make=lambda: 8) == 7
+    assert len(shelves) == 5
 
 
 def test_a_failure_leaves_no_entry(tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: 0BSD
 """Pictures in chunks over workers.
 
-Each finished chunk can be kept in a folder, so that a run that was killed goes on from there.
+Each finished chunk can be kept on a shelf, so that a run that was killed goes on from there.
 Results do not depend on the number of workers: every chunk is computed alone, with one BLAS thread.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +24,7 @@ from bdcc.approx.evaluate import Network, PictureSource, Progress, one_blas_thre
 from bdcc.approx.model import DecomposedModel
 from bdcc.approx.workers import Array, Cluster, Indices, Processes, Work
 from bdcc.errors import BdccError
+from bdcc.sealed import Shelf
 
 CHUNK = 64  # pictures: a minute or so of AlexNet's tables, which is what a kill can cost
 AHEAD = 2  # chunks per slot that are under way: as many wait as are computed
@@ -72,13 +72,13 @@ class ChunkRunner:
         work: Work,
         *,
         stage: str,
-        store: Path | None = None,
+        store: Shelf | None = None,
         progress: Progress | None = None,
         rows: Indices | None = None,
     ) -> list[Array]:
         """work(network, float32 [n, C, H, W], indices) of every chunk, in order; picklable.
 
-        rows: int64, ascending: which pictures (None: all). store: a folder that belongs to this
+        rows: int64, ascending: which pictures (None: all). store: a shelf that belongs to this
         very work on this model and these pictures (of any rows: each choice of rows has a place of
         its own there): chunks found there are not computed again. progress counts pictures.
         """
@@ -86,11 +86,11 @@ class ChunkRunner:
         if rows is None:
             rows = np.arange(total, dtype=np.int64)
         elif store is not None:
-            store = store / f"rows-{hashlib.sha256(rows.tobytes()).hexdigest()[:32]}"
+            store = store.inside(f"rows-{hashlib.sha256(rows.tobytes()).hexdigest()[:32]}")
         bounds = chunk_bounds(len(rows))
         results: dict[int, Array] = {}
         if store is not None:
-            store.mkdir(parents=True, exist_ok=True)
+            store.prepare()
             for index, limits in enumerate(bounds):
                 if (kept := _load(store, limits)) is not None:
                     results[index] = kept
@@ -164,19 +164,16 @@ def chunk_bounds(count: int) -> list[tuple[int, int]]:
 # --- the store ----------------------------------------------------------------------------
 
 
-def _file(store: Path, limits: tuple[int, int]) -> Path:
-    return store / f"{limits[0]}-{limits[1]}.npy"
+def _name(limits: tuple[int, int]) -> str:
+    return f"{limits[0]}-{limits[1]}.npy"
 
 
-def _load(store: Path, limits: tuple[int, int]) -> Array | None:
-    try:
-        return np.asarray(np.load(_file(store, limits), allow_pickle=False))
-    except (OSError, ValueError, EOFError):
-        return None
+def _load(store: Shelf, limits: tuple[int, int]) -> Array | None:
+    content = store.read(_name(limits))
+    return None if content is None else np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def _save(store: Path, limits: tuple[int, int], result: Array) -> None:
-    """Appears complete or not at all."""
-    with tempfile.NamedTemporaryFile(dir=store, suffix=".part", delete=False) as part:
-        np.save(part, result, allow_pickle=False)
-    Path(part.name).replace(_file(store, limits))
+def _save(store: Shelf, limits: tuple[int, int], result: Array) -> None:
+    content = io.BytesIO()
+    np.save(content, result, allow_pickle=False)
+    store.write(_name(limits), lambda out: out.write(content.getbuffer()))

@@ -12,7 +12,6 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from bdcc.approx.evaluate import (
 )
 from bdcc.approx.model import DecomposedModel, Decomposition, TensorQuant
 from bdcc.ir.graph import F32, Flatten, Graph, Node, Softmax, WeightLayer, reads
+from bdcc.sealed import Shelf
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -98,13 +98,13 @@ def measure_sensitivity(
     labels: I64,
     rows: I64,
     top: int,
-    store: Path | None = None,
+    store: Shelf | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Measure every choice alone on the runner's pictures `rows`, and pairs of tensors.
 
     bases, bits: what may be chosen for each layer and tensor; labels: int64, of all pictures;
-    store: a folder that belongs to these very arguments, where finished chunks are found again.
+    store: a shelf that belongs to these very arguments, where finished chunks are found again.
     """
     layers = [layer for layer in graph.weight_layers if layer.name in bases]
     values: dict[tuple[str, int], float] = {}
@@ -114,7 +114,7 @@ def measure_sensitivity(
         work = functools.partial(
             judge_entries, entries=tuple(entries), labels=labels, decomposable=frozenset(bases)
         )
-        place = None if store is None else store / stage.replace(" ", "-")
+        place = None if store is None else store.inside(stage.replace(" ", "-"))
         found = np.concatenate(
             runner.run(model, work, stage=stage, store=place, rows=rows, progress=progress), axis=2
         )

@@ -34,6 +34,7 @@ from bdcc.approx.evaluate import (
 from bdcc.approx.model import U8, DecomposedModel, Decomposition, QuantizedModel, TensorQuant
 from bdcc.approx.observe import Observed, batches, fit_range
 from bdcc.approx.quantize import RangeMode
+from bdcc.files import TEMPORARY_HINT, reserve, temporary_place, writing
 from bdcc.ir.graph import F32, Conv, Dense, Graph, WeightLayer, reads
 
 F64 = npt.NDArray[np.float64]
@@ -207,8 +208,13 @@ class _Flow:
     def _keep(self, x: F32) -> F32:
         if not self._in_files:
             return x
-        with tempfile.TemporaryFile() as file:
-            mapped = np.memmap(file, np.float32, "w+", shape=x.shape)
+        place = temporary_place()
+        with (
+            writing(place, wanted_bytes=x.nbytes, hint=TEMPORARY_HINT),
+            tempfile.TemporaryFile(dir=place) as file,
+        ):
+            reserve(file, x.nbytes)
+            mapped = np.memmap(file, np.float32, "r+", shape=x.shape)
         mapped[...] = x
         return mapped.view(np.ndarray)
 

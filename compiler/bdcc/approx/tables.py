@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from bdcc.approx.quantize import RangeMode, TensorStats, choose_range
 from bdcc.approx.workers import Indices
 from bdcc.errors import OptionError
 from bdcc.ir.graph import F32, Conv, Graph, Node, reads
+from bdcc.sealed import Shelf
 
 I64 = npt.NDArray[np.int64]
 SEARCHED_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -172,7 +172,7 @@ def measure_tables(
     labels: I64,
     reference: I32,
     top: int,
-    store: Path | None = None,
+    store: Shelf | None = None,
     progress: Progress | None = None,
 ) -> Tables:
     """Measure every entry of the plan on the runner's pictures.
@@ -204,7 +204,7 @@ def measure_logits(
     quants: Mapping[str, TensorQuant],
     *,
     stage: str,
-    store: Path | None = None,
+    store: Shelf | None = None,
     progress: Progress | None = None,
     rows: I64 | None = None,
 ) -> F32:

@@ -14,11 +14,10 @@ import os
 import pickle
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ import bdcc
 from bdcc.approx.evaluate import Network, PictureSource, prepare
 from bdcc.approx.model import DecomposedModel
 from bdcc.errors import BdccError, OptionError
+from bdcc.files import TEMPORARY_HINT, temporary_folder, writing
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -47,6 +47,7 @@ class Processes:
         self._pool: ProcessPoolExecutor | None = None
         self._started: set[BaseProcess] = set()
         self._kept: tuple[DecomposedModel, str, Path] | None = None  # its key, its file
+        self._folder = ExitStack()  # where that lies
 
     @property
     def slots(self) -> int:
@@ -89,15 +90,15 @@ class Processes:
         if self._kept is None or self._kept[0] is not model:
             self._forget()
             key, content = _pickled(model)
-            with tempfile.NamedTemporaryFile(prefix="bdcc-model-", delete=False) as file:
-                self._kept = model, key, Path(file.name)
-                file.write(content)
+            file = self._folder.enter_context(temporary_folder()) / "model"
+            with writing(file, wanted_bytes=len(content), hint=TEMPORARY_HINT):
+                file.write_bytes(content)
+            self._kept = model, key, file
         return self._kept[1:]
 
     def _forget(self) -> None:
-        if self._kept is not None:
-            self._kept[2].unlink(missing_ok=True)
-            self._kept = None
+        self._folder.close()
+        self._kept = None
 
 
 class Cluster:
@@ -278,7 +279,16 @@ _preparing = threading.Lock()  # a Dask worker may compute on several threads
 def _start(pictures: PictureSource) -> None:
     global _pictures
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _pictures = pictures
+
+
+def _end_with_parent() -> None:
+    """Whatever this worker waits for or computes, it ends when its parent does, however that is."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is spawned"
+    parent.join()
+    os._exit(1)
 
 
 def _prepared(key: str, load: Callable[[], DecomposedModel]) -> Network:

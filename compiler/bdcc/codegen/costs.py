@@ -30,6 +30,7 @@ from bdcc.codegen.packing import LANES, run_shape
 from bdcc.codegen.targets import ISAS
 from bdcc.errors import DataError
 from bdcc.ir.graph import Conv, Graph, WeightLayer
+from bdcc.sealed import without_seal
 
 SCHEMA = 1
 Kind = Literal["conv", "dense"]
@@ -150,9 +151,11 @@ def work_of(layer: WeightLayer, graph: Graph, *, family: Family, isa: str, bits:
 
 
 def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
-    """Raises DataError unless it is a table that `bdcc tune` wrote."""
+    """Of a file, which may be one of the cache with its seal. Raises DataError unless it is a table
+    that `bdcc tune` wrote.
+    """
     try:
-        return _parse(file.read_bytes(), source)
+        return parse_cost_table(without_seal(file.read_bytes()), source)
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             "is no table of kernel costs, or of another version",
@@ -164,10 +167,11 @@ def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
 def shipped_cost_table(core: str) -> CostTable:
     """The table of a target's `core`."""
     file = resources.files("bdcc.codegen") / "cost_tables" / f"{core}.json"
-    return _parse(file.read_bytes(), "shipped")
+    return parse_cost_table(file.read_bytes(), "shipped")
 
 
-def _parse(data: bytes, source: Source) -> CostTable:
+def parse_cost_table(data: bytes, source: Source) -> CostTable:
+    """Raises ValueError, KeyError or TypeError of what is no table."""
     record = json.loads(data)
     if record["schema"] != SCHEMA or record["isa"] not in ISAS:
         raise ValueError("another schema")

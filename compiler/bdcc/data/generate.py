@@ -10,14 +10,13 @@ differ, never whether either is right.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
 from bdcc.data.pictures import Pictures, hold_pixels
 from bdcc.data.preprocess import U8, Preprocess
 from bdcc.ir.graph import F32, Shape
+from bdcc.sealed import Shelf
 
 F64 = npt.NDArray[np.float64]
 
@@ -146,9 +145,9 @@ def _frequencies(height: int, width: int) -> F32:
 
 
 def generate_pictures(
-    count: int, *, shape: Shape, preprocess: Preprocess, seed: int, store: Path | None = None
+    count: int, *, shape: Shape, preprocess: Preprocess, seed: int, store: Shelf | None = None
 ) -> Pictures:
-    """`count` generated pictures without labels, in memory or in a file of the folder `store`."""
+    """`count` generated pictures without labels, in memory or kept in `store`."""
     data, digest = hold_pixels(generate_images(count, shape=shape, seed=seed), store)
     return Pictures(
         data=data,

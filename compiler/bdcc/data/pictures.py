@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: 0BSD
 """The pictures that a model is measured on, decoded and at the size of its input.
 
-The pixels lie in a .npy file that worker processes map, so a `Pictures` pickles in a few kilobytes.
+The pixels lie in a sealed .npy file that worker processes map, so a `Pictures` pickles in a few
+kilobytes.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from bdcc.data.listing import I64, Listing, draw, list_pictures, read_classes, reason
 from bdcc.data.preprocess import U8, Preprocess
 from bdcc.errors import DataError
+from bdcc.files import reserve
 from bdcc.ir.graph import F32, Shape
+from bdcc.sealed import Shelf
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,7 +35,7 @@ class Pictures:
     """N pictures at the size of the model's input.
 
     data: uint8 [M, H, W, C] (R,G,B or gray) or float32 [M, C, H, W] (preprocessed already), or the
-    .npy file that has it;
+    .npy file that has it, and may have more behind it;
     rows: int64 [N], which of its M entries; labels: int64 [N] or None; digest: of the pixels, in
     hex.
     """
@@ -50,7 +53,10 @@ class Pictures:
     def _array(self) -> U8 | F32:
         if not isinstance(self.data, Path):
             return self.data
-        array: U8 | F32 = np.load(self.data, mmap_mode="r")
+        try:
+            array: U8 | F32 = np.load(self.data, mmap_mode="r")
+        except OSError as error:  # somebody has cleared the cache meanwhile
+            raise DataError(f"cannot be read ({reason(error)})", layer=str(self.data)) from None
         return array
 
     @property
@@ -153,15 +159,15 @@ def read_pictures(
     rows: I64 | None = None,
     shape: Shape,
     preprocess: Preprocess,
-    store: Path | None = None,
+    store: Shelf | None = None,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Pictures:
     """Decodes and resizes the pictures of a listing at `rows` (all: None), on threads; raises
     DataError naming a bad file.
 
-    store: folder that keeps the pixels, keyed by the bytes of the files, for worker processes to
-    map and for the next run to find; None keeps them in memory.
+    store: what keeps the pixels, keyed by the bytes of the files, for worker processes to map and
+    for the next run to find; None keeps them in memory. Raises OutputError if they cannot be kept.
     """
     rows = np.arange(len(listing), dtype=np.int64) if rows is None else rows
     names = tuple(listing.names[i] for i in rows)
@@ -188,24 +194,22 @@ def _read(file: Path) -> bytes:
         raise DataError(f"cannot be read ({reason(error)})", layer=str(file)) from None
 
 
-def hold_pixels(pixels: U8 | F32, store: Path | None) -> tuple[Path | U8 | F32, str]:
+def hold_pixels(pixels: U8 | F32, store: Shelf | None) -> tuple[Path | U8 | F32, str]:
     """The pixels themselves, or the file in `store` that has them; and their digest."""
     state = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode())
     state.update(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
     digest = state.hexdigest()
     if store is None:
         return pixels, digest
-    file = store / f"pixels-{digest[:32]}.npy"
-    if not file.is_file():
-        _write_mapped(file, pixels.shape, pixels.dtype, lambda mapped: np.copyto(mapped, pixels))
-    return file, digest
+    fill = functools.partial(np.copyto, src=pixels)
+    return _keep(store, digest, pixels.shape, pixels.dtype, fill), digest
 
 
 def _hold_files(
     files: Sequence[Path],
     shape: Shape,
     preprocess: Preprocess,
-    store: Path | None,
+    store: Shelf | None,
     workers: int,
     progress: Progress | None,
 ) -> tuple[Path | U8 | F32, str]:
@@ -234,27 +238,28 @@ def _hold_files(
         pixels = np.empty(size, np.uint8)
         decode(pixels)
         return pixels, digest
-    file = store / f"pixels-{digest[:32]}.npy"
-    if not file.is_file():
-        _write_mapped(file, size, np.uint8, decode)
-    return file, digest
+    return _keep(store, digest, size, np.dtype(np.uint8), decode), digest
 
 
-def _write_mapped(
-    file: Path, size: Shape, dtype: npt.DTypeLike, fill: Callable[[Any], None]
-) -> None:
-    """A .npy that appears complete or not at all, filled through a mapping: it never has to fit in
+def _keep(
+    store: Shelf, digest: str, size: Shape, dtype: np.dtype[Any], fill: Callable[[Any], None]
+) -> Path:
+    """The .npy of that digest, filled through a mapping unless it is there: it never has to fit in
     memory.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        mapped = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=size)
+    name = f"pixels-{digest[:32]}.npy"
+    content_bytes = math.prod(size) * dtype.itemsize
+
+    def write(out: BinaryIO) -> None:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": size}
+        np.lib.format.write_array_header_1_0(out, header)
+        start = out.tell()
+        reserve(out, content_bytes)
+        mapped = np.memmap(out, dtype, "r+", offset=start, shape=size)
         fill(mapped)
         mapped.flush()
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+
+    return store.find(name) or store.write(name, write, wanted_bytes=content_bytes)
 
 
 def read_picture(file: Path, *, shape: Shape, preprocess: Preprocess) -> U8:
@@ -282,7 +287,7 @@ def load_pictures(
     preprocess: Preprocess,
     outputs: int,
     classes: Path | None = None,
-    store: Path | None = None,
+    store: Shelf | None = None,
     limit: int = 0,
     seed: int = 0,
     progress: Progress | None = None,

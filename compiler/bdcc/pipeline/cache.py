@@ -2,32 +2,35 @@
 """Finished work kept for the next run: decompositions, decoded pictures, tables, evaluations.
 
 Everything is keyed by the content of what went in, bdcc's own sources included, so nothing is ever
-stale and an interrupted run goes on from what it had finished. Files appear complete or not at all.
+stale and an interrupted run goes on from what it had finished. Every entry is sealed (sealed.py):
+what was damaged is made again.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 import bdcc
 from bdcc.approx.workers import sources_digest
-from bdcc.errors import OutputError
+from bdcc.errors import OutputError, one_line
+from bdcc.files import reason, sweep_parts, temporary_folder
+from bdcc.sealed import HINT, Shelf
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -40,52 +43,76 @@ class Counts:
 class Cache:
     """folder: where all of it lies; counts: how many entries of each kind were found and made (what
     this run has made itself is not found); sources: the digest of bdcc's own; fresh: what this run
-    has made.
+    has made; damaged: what it has found damaged, by kind.
     """
 
     folder: Path
     counts: dict[str, Counts] = field(default_factory=dict)
     sources: str = field(default_factory=sources_digest)
-    fresh: set[Path] = field(default_factory=set)
+    fresh: set[tuple[str, str]] = field(default_factory=set)
+    damaged: dict[str, list[Path]] = field(default_factory=dict)
+    _shelves: dict[str, Shelf] = field(default_factory=dict)
 
-    def path(self, kind: str, *parts: object, suffix: str = "") -> Path:
-        """The entry of a kind that `parts` (their text) and bdcc's sources determine; its folder
-        exists.
+    def shelf(self, kind: str, *parts: object) -> Shelf:
+        """That of a kind, or the one in it that `parts` and bdcc's sources determine. Raises
+        OutputError if it cannot be used.
         """
+        if kind not in self._shelves:
+            shelf = Shelf(
+                folder=self.folder / kind,
+                name=kind,
+                dropped=self.damaged.setdefault(kind, []).append,
+            )
+            shelf.prepare()
+            sweep_parts(shelf.folder)
+            self._shelves[kind] = shelf
+        return self._shelves[kind].inside(self.key(*parts)) if parts else self._shelves[kind]
+
+    def key(self, *parts: object) -> str:
+        """What `parts` (their text) and bdcc's sources are called."""
         state = hashlib.sha256(self.sources.encode())
         state.update(json.dumps([str(part) for part in parts]).encode())
-        folder = self.folder / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / (state.hexdigest()[:32] + suffix)
+        return state.hexdigest()[:32]
 
     def arrays(self, kind: str, *parts: object, make: Callable[[], Arrays]) -> Arrays:
         """The arrays of an entry, made and kept when it is not there (or is damaged)."""
-        file = self.path(kind, *parts, suffix=".npz")
-        try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-            self.count(kind, found=file not in self.fresh)
-            return arrays
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            made = make()
-        with _appearing(file) as part, part.open("wb") as out:
-            np.savez(out, **made)  # type: ignore[arg-type]
-        self.fresh.add(file)
-        self.count(kind, made=1)
-        return made
+
+        def pack(arrays: Arrays) -> bytes:
+            content = io.BytesIO()
+            np.savez(content, **arrays)  # type: ignore[arg-type]
+            return content.getvalue()
+
+        def unpack(content: bytes) -> Arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+
+        return self._entry(kind, f"{self.key(*parts)}.npz", make, pack, unpack)
 
     def record(self, kind: str, *parts: object, make: Callable[[], Any]) -> Any:
         """The same for a JSON value."""
-        file = self.path(kind, *parts, suffix=".json")
-        try:
-            value = json.loads(file.read_text("utf-8"))
-            self.count(kind, found=file not in self.fresh)
-            return value
-        except (OSError, ValueError):
-            made = make()
-        with _appearing(file) as part:
-            part.write_text(json.dumps(made), "utf-8")
-        self.fresh.add(file)
+
+        def pack(value: Any) -> bytes:
+            return json.dumps(value).encode()
+
+        return self._entry(kind, f"{self.key(*parts)}.json", make, pack, json.loads)
+
+    def _entry(
+        self,
+        kind: str,
+        name: str,
+        make: Callable[[], T],
+        pack: Callable[[T], bytes],
+        unpack: Callable[[bytes], T],
+    ) -> T:
+        shelf = self.shelf(kind)
+        content = shelf.read(name)
+        if content is not None:
+            self.count(kind, found=(kind, name) not in self.fresh)
+            return unpack(content)
+        made = make()
+        packed = pack(made)
+        shelf.write(name, lambda out: out.write(packed), wanted_bytes=len(packed))
+        self.fresh.add((kind, name))
         self.count(kind, made=1)
         return made
 
@@ -99,16 +126,6 @@ class Cache:
         """Over all kinds."""
         counts = self.counts.values()
         return Counts(found=sum(c.found for c in counts), made=sum(c.made for c in counts))
-
-
-@contextmanager
-def _appearing(file: Path) -> Iterator[Path]:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @functools.cache
@@ -129,31 +146,46 @@ def default_folder() -> Path:
     """$BDCC_CACHE, or the user's cache folder by the XDG rule."""
     if given := os.environ.get("BDCC_CACHE"):
         return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "bdcc"
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "bdcc"
+    try:
+        return Path.home() / ".cache" / "bdcc"
+    except RuntimeError:  # as in a container, for a user that it does not know
+        raise OutputError("this user has no home for a cache", layer="--cache", hint=HINT) from None
 
 
 @contextmanager
-def open_cache(choice: Path | Literal["off"] | None) -> Iterator[Cache]:
+def open_cache(
+    choice: Path | Literal["off"] | None, *, say: Callable[[str], None] | None = None
+) -> Iterator[Cache]:
     """The cache to use; "off" gives one that is gone afterwards. Raises OutputError if it cannot be
-    written.
+    written. say: is told at the end, in a line for each kind, of entries that were damaged.
     """
-    if choice == "off":
-        folder = Path(tempfile.mkdtemp(prefix="bdcc-"))
-        try:
-            yield Cache(folder=folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return
-    folder = default_folder() if choice is None else choice
+    with ExitStack() as stack:
+        if choice == "off":
+            folder = stack.enter_context(temporary_folder())
+        else:
+            folder = default_folder() if choice is None else choice
+            _check(folder)
+        cache = Cache(folder=folder)
+        if say is not None:
+            stack.callback(_tell_of_damage, cache, say)
+        yield cache
+
+
+def _check(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputError(
-            f"the cache cannot be written ({error.strerror})",
-            layer=str(folder),
-            hint="Choose another with --cache DIR, or --cache off",
+            f"the cache cannot be written ({reason(error)})", layer=str(folder), hint=HINT
         ) from None
-    yield Cache(folder=folder)
+
+
+def _tell_of_damage(cache: Cache, say: Callable[[str], None]) -> None:
+    for kind, files in sorted(cache.damaged.items()):
+        if files:
+            many = "1 entry was" if len(files) == 1 else f"{len(files)} entries were"
+            say(one_line(f"cache: {kind}: {many} damaged, and made again: {files[0]}"))

@@ -100,9 +100,9 @@ def compile_model(
     A target like ssh:pi@raspberrypi is the one that describes the board there; kernels, unless they
     were before, and the project are timed on it.
     progress(stage, done, total) is called while something takes long; say(line) tells what was
-    found finished when options.resume is set. Raises BdccError for what the user can act on, and
-    leaves nothing behind then. Larger models start worker processes, so that a script needs
-    `if __name__ == "__main__":`.
+    found damaged in the cache, and finished when options.resume is set. Raises BdccError for what
+    the user can act on, and leaves nothing behind then. Larger models start worker processes, so
+    that a script needs `if __name__ == "__main__":`.
     """
     began = time.monotonic()
     host = host_of(options.target)
@@ -125,14 +125,16 @@ def compile_model(
             force=options.force,
             elsewhere=(options.cache_folder or default_folder(),),
         ) as stage,
-        open_cache(options.cache) as cache,
+        open_cache(options.cache, say=say) as cache,
     ):
         project = stage.project
         clock = Clock(cache=cache)
         cost_table = (
-            find_cost_table(target, options.cost_table, cache=options.cache_folder)
+            find_cost_table(target, options.cost_table, cache=options.cache_folder, say=say)
             if place is None
-            else board_cost_table(place, options.cost_table, cache=options.cache, progress=progress)
+            else board_cost_table(
+                place, options.cost_table, cache=options.cache, progress=progress, say=say
+            )
         )
         with clock.stage("pictures"):
             material = gather(graph, options, preprocess=preprocess, cache=cache, progress=progress)

@@ -88,7 +88,7 @@ def gather(
     """The pictures that the options name, shared out, decoded and at the model's size. Raises
     DataError.
     """
-    shape, outputs, store = graph.shapes[graph.input], outputs_of(graph), cache.folder / "pictures"
+    shape, outputs, store = graph.shapes[graph.input], outputs_of(graph), cache.shelf("pictures")
     named = None if options.classes is None else read_classes(options.classes, outputs=outputs)
 
     def listing(path: Path, *, labelled: bool = True) -> Listing:
@@ -195,7 +195,7 @@ def judge(
     source = JoinedPictures(
         parts=(material.search, material.holdout, *(pictures for _, pictures in variants))
     )
-    store = cache.path("float", graph.sha256, source.key)
+    store = cache.shelf("float", graph.sha256, source.key)
     workers = evaluation_workers(graph, len(source), options)
     model = DecomposedModel(graph=graph, layers={})
     with ChunkRunner(source, workers=workers) as runner:

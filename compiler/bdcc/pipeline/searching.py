@@ -149,7 +149,7 @@ class Evaluator:
             labels=self.judged.labels,
             reference=self.judged.float_ranks,
             top=self.top,
-            store=self._cache.path("tables", *key),
+            store=self._cache.shelf("tables", *key),
             progress=self._progress,
         )
         made = self._runner.computed - before
@@ -178,7 +178,7 @@ class Evaluator:
                 labels=self.judged.labels,
                 rows=rows,
                 top=self.top,
-                store=self._cache.path("tables", *key),
+                store=self._cache.shelf("tables", *key),
                 progress=self._progress,
             ).as_json()
 

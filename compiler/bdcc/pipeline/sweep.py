@@ -147,7 +147,9 @@ def sweep(
         rows = _compile_points(
             model, points, keys, folder, keep=options.keep, progress=progress, say=say or _nothing
         )
-        timed = _time_points(model, points, keys, rows, folder, progress=progress)
+        timed = _time_points(
+            model, points, keys, rows, folder, progress=progress, say=say or _nothing
+        )
     result = {
         "schema": SCHEMA_VERSION,
         "bdcc_version": bdcc.__version__,
@@ -238,9 +240,8 @@ def _compile_points(
             f"point {len(rows) + 1} of {len(points)}: {point.name}"
             + (f", about {left / 60:.0f} min left" if left >= 60 else "")
         )
-        row = _compile(
-            model, point, progress=progress, where=f"{len(rows) + 1}/{len(points)} {point.name}"
-        )
+        where = f"{len(rows) + 1}/{len(points)} {point.name}"
+        row = _compile(model, point, progress=progress, say=say, where=where)
         if not keep and _held(folder, rows, row["fingerprint"]) is not None:
             shutil.rmtree(point.options.output)  # the same project, which is there already
         folder.write_row(point.name, keys[point.name], row)
@@ -248,12 +249,14 @@ def _compile_points(
     return rows
 
 
-def _compile(model: Path, point: Point, *, progress: Progress | None, where: str) -> dict[str, Any]:
+def _compile(
+    model: Path, point: Point, *, progress: Progress | None, say: Say, where: str
+) -> dict[str, Any]:
     def around(stage: str, done: int, total: int) -> None:
         if progress is not None:
             progress(f"{where}: {stage}", done, total)
 
-    return point_row(point, compile_model(model, point.options, progress=around))
+    return point_row(point, compile_model(model, point.options, progress=around, say=say))
 
 
 def point_row(point: Point, result: CompileResult) -> dict[str, Any]:
@@ -310,6 +313,7 @@ def _time_points(
     folder: SweepFolder,
     *,
     progress: Progress | None,
+    say: Say,
 ) -> Times:
     """Every distinct project, in turns, so that whatever else the machine does meets all of them.
 
@@ -327,7 +331,7 @@ def _time_points(
         held = _held(folder, rows, mark)
         if held is None:  # deleted when an earlier sweep, of fewer points, was finished
             where = f"{point.name} again, to be timed"
-            _compile(model, point, progress=progress, where=where)
+            _compile(model, point, progress=progress, say=say, where=where)
             held = point.options.output
         build(held)
         rounds = TURN_MS / max(rows[point.name]["ms_median"], 1e-6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from bdcc.codegen.costs import (
     Key,
     Parts,
     choose_kernels,
+    parse_cost_table,
     read_cost_table,
     shipped_cost_table,
     write_cost_table,
@@ -23,7 +24,7 @@ from bdcc.codegen.costs import (
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError, one_line
-from bdcc.files import check_folder, check_regular, write_text, writing
+from bdcc.files import check_folder, check_regular, sweep_parts, write_text, writing
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
@@ -32,6 +33,9 @@ from bdcc.host.tune import BUDGET_S, ROUNDS, tune
 from bdcc.pipeline.cache import default_folder
 from bdcc.report.report import read_report
 from bdcc.report.text import table
+from bdcc.sealed import Shelf
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +69,19 @@ def find_place(host: str | None) -> Place:
     return Place(name=board.cpu, isas=isas, host=host, target=target)
 
 
-def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostTable:
+def find_cost_table(
+    target: Target, choice: str, *, cache: Path | None, say: Say | None = None
+) -> CostTable:
     """choice: a file, or "default": what was measured on this machine if that is planned for, else
-    what is shipped. cache: the folder of the cache, None: the user's.
+    what is shipped. cache: the folder of the cache, None: the user's; say: is told of one there
+    that is damaged, and not used.
     """
     isa = target.planned_for or usable_isas()[-1]
     if choice == "default":
-        measured = measured_file(isa, cache=cache)
-        if target.planned_for is None and measured.is_file():
-            return read_cost_table(measured, source="measured")
-        return shipped_cost_table(target.core or planned_core(isa))
+        measured = None
+        if target.planned_for is None:
+            measured = _read_measured(isa, machine_name(), cache=cache, say=say)
+        return measured or shipped_cost_table(target.core or planned_core(isa))
     table = read_cost_table(Path(choice))
     if table.isa != isa:
         raise OptionError(
@@ -85,7 +92,12 @@ def find_cost_table(target: Target, choice: str, *, cache: Path | None) -> CostT
 
 
 def board_cost_table(
-    place: Place, choice: str, *, cache: Path | Literal["off"] | None, progress: Progress | None
+    place: Place,
+    choice: str,
+    *,
+    cache: Path | Literal["off"] | None,
+    progress: Progress | None,
+    say: Say | None = None,
 ) -> CostTable:
     """Of a board's target: the file that was chosen, else what was measured on such a board and is
     in the cache, else what is measured now.
@@ -98,30 +110,60 @@ def board_cost_table(
         raise OptionError(
             "off keeps no table of the board's kernels", layer="--cache", hint="Give --cost-table"
         )
-    file = measured_file(isa, cache=cache, machine=place.name)
-    if not file.is_file():
-        _measure_table(isa, place, file, progress=progress)
-    return read_cost_table(file, source="measured")
+    found = _read_measured(isa, place.name, cache=cache, say=say)
+    if found is None:
+        _measure_table(isa, place, None, cache=cache, progress=progress)
+        found = _read_measured(isa, place.name, cache=cache)
+        assert found is not None, "it has just been written"
+    return found
 
 
-def measured_file(isa: str, *, cache: Path | None, machine: str | None = None) -> Path:
-    """Where the table of a machine is kept, None: of this one."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", machine or machine_name()).strip("-").lower()
-    return (cache or default_folder()) / "cost_tables" / f"{isa}-{name}.json"
+def _read_measured(
+    isa: str, machine: str, *, cache: Path | None, say: Say | None = None
+) -> CostTable | None:
+    """The table in the cache, if there is a sound one."""
+
+    def tell(file: Path) -> None:
+        if say is not None:
+            say(one_line(f"cache: a table is damaged, and not used; bdcc tune makes one: {file}"))
+
+    content = replace(_shelf(cache), dropped=tell).read(_name(isa, machine))
+    return None if content is None else parse_cost_table(content, "measured")
 
 
-def _measure_table(isa: str, place: Place, file: Path, *, progress: Progress | None) -> None:
-    """Measures the place's kernels with that instruction set, and writes the table."""
-    with writing(file):
-        check_regular(file)
-        check_folder(file.parent)
+def _shelf(cache: Path | None) -> Shelf:
+    return Shelf(folder=(cache or default_folder()) / "cost_tables", name="cost_tables")
+
+
+def _name(isa: str, machine: str) -> str:
+    return f"{isa}-{re.sub(r'[^A-Za-z0-9]+', '-', machine).strip('-').lower()}.json"
+
+
+def _measure_table(
+    isa: str, place: Place, output: Path | None, *, cache: Path | None, progress: Progress | None
+) -> Path:
+    """Measures the place's kernels with that instruction set, and writes the table to the file, or
+    into the cache.
+    """
+    shelf = _shelf(cache)
+    if output is None:
+        shelf.prepare()
+        sweep_parts(shelf.folder)
+    else:
+        with writing(output):
+            check_regular(output)
+            check_folder(output.parent)
     if place.host is None:
         ns = tune(isa, progress=progress)
     else:
         ns = _tune_there(isa, place.host, place.target, progress=progress)
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, write_cost_table(isa, place.name, ns))
+    text = write_cost_table(isa, place.name, ns)
+    if output is None:
+        return shelf.write(_name(isa, place.name), lambda out: out.write(text.encode()))
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, text)
+    return output
 
 
 def _tune_there(
@@ -179,8 +221,7 @@ def tuning_of(
         if output is None:
             raise OptionError("off keeps no table", layer="--cache", hint="Give -o FILE")
         cache = None
-    file = output or measured_file(isa, cache=cache, machine=place.name)
-    _measure_table(isa, place, file, progress=progress)
+    file = _measure_table(isa, place, output, cache=cache, progress=progress)
     planned = {row["name"]: row["kernel"] for row in report["layers"]}
     rows = [
         {
