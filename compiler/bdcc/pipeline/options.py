@@ -18,7 +18,7 @@ from bdcc.approx.quantize import RangeMode
 from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.codegen.binary import Family
 from bdcc.data.preprocess import Preprocess, make_preprocess
-from bdcc.errors import OptionError
+from bdcc.errors import OptionError, one_line
 from bdcc.ir.graph import Conv, Graph
 
 PAPER_AUTO_BASES = 4  # what `--bases auto` means to the paper's search
@@ -176,7 +176,7 @@ class CompileOptions:
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         record["target"] = Path(self.target).name  # it may be a file
         return {
-            key: value.name
+            key: one_line(value.name)
             if isinstance(value, Path)
             else list(value)
             if isinstance(value, tuple)

@@ -16,6 +16,7 @@ from bdcc.codegen.boards import estimate_boards
 from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.codegen.targets import Target, changes_of
+from bdcc.errors import one_line
 from bdcc.host.footprint import Footprint
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
@@ -58,7 +59,7 @@ def make_report(
         fingerprint=f"{plan.fingerprint:016x}",
         target=plan.target.like or plan.target.name,
         target_changes=changes_of(plan.target),
-        model_name=model_name,
+        model_name=one_line(model_name),
         model_sha256=graph.sha256,
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),

@@ -20,7 +20,7 @@ import bdcc
 from bdcc.approx.model import MAX_BITS
 from bdcc.approx.tables import SEARCHED_BITS, is_chain
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError
+from bdcc.errors import OptionError, one_line
 from bdcc.host.bench import bench
 from bdcc.host.build import build
 from bdcc.host.limits import kernel_family
@@ -149,7 +149,7 @@ def sweep(
     result = {
         "schema": SCHEMA_VERSION,
         "bdcc_version": bdcc.__version__,
-        "model": {"name": model.name, "sha256": graph.sha256},
+        "model": {"name": one_line(model.name), "sha256": graph.sha256},
         "target": own.target,
         **{key: rows[points[-1].name][key] for key in ("judge", "metric", "samples")},
         "float": rows[points[-1].name]["float"],
@@ -309,7 +309,7 @@ def _time_points(
     """
     distinct = {rows[point.name]["fingerprint"]: point for point in reversed(points)}
     key = digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
-    times = folder.read_times(key) or Times(isa="")
+    times = folder.read_times(key, distinct) or Times(isa="")
     if len(times.turns) == TURNS:
         return times
     projects: dict[str, tuple[Path, int]] = {}

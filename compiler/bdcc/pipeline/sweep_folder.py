@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,8 +20,46 @@ from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import MARK, check_output
 from bdcc.pipeline.tables import find_cost_table
+from bdcc.records import read_record
 from bdcc.report.report import write_json
+from bdcc.report.sweep import SERIES
+from bdcc.report.sweep_figure import METRICS
+from bdcc.report.text import JUDGES
 
+TEXT, MAYBE = {"type": "string"}, {"type": ["number", "null"]}
+NUMBER = {"type": "number", "minimum": -1e18, "maximum": 1e18}
+COUNT = {"type": "integer", "minimum": 0, "maximum": 2**48}
+TEXTS = {"type": "array", "items": TEXT}
+# A point's row (pipeline/sweep.py).
+ROW_FIELDS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "fingerprint"), TEXT),
+    "series": {"enum": list(SERIES)},
+    "judge": {"enum": list(JUDGES)},
+    "metric": {"enum": list(METRICS)},
+    **dict.fromkeys(("layers", "kernel", "warnings"), TEXTS),
+    **dict.fromkeys(("bases", "q"), {"type": "array", "items": COUNT}),
+    **dict.fromkeys(("D", "predicted", "mean_bq"), MAYBE),
+    **dict.fromkeys(("ms_min", "ms_median"), {**NUMBER, "minimum": 0}),
+    **dict.fromkeys(("measured", "drop_pp", "drop_low", "drop_high"), NUMBER),
+    **dict.fromkeys(("holdout_measured", "holdout_drop_pp", "float", "holdout_float"), NUMBER),
+    **dict.fromkeys(("weight_bytes", "samples", "holdout_samples"), COUNT),
+    "met": {"type": ["boolean", "null"]},
+}
+ROW = {"type": "object", "required": list(ROW_FIELDS), "properties": ROW_FIELDS}
+TURN = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "array",
+        "minItems": 2,
+        "maxItems": 2,
+        "items": {**NUMBER, "minimum": 0},
+    },
+}
+TIMES = {
+    "type": "object",
+    "required": ["isa", "turns"],
+    "properties": {"isa": TEXT, "turns": {"type": "array", "minItems": 1, "items": TURN}},
+}
 WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
 
 
@@ -99,15 +137,16 @@ class SweepFolder:
 
     def read_row(self, name: str, key: str) -> dict[str, Any] | None:
         """The row of a point, None unless it is there and has that key."""
-        found: dict[str, Any] | None = self._read(name, key)
+        found: dict[str, Any] | None = self._read(name, key, ROW)
         return found
 
     def write_row(self, name: str, key: str, row: Mapping[str, Any]) -> None:
         self._write(name, key, row)
 
-    def read_times(self, key: str) -> Times | None:
-        found = self._read("times", key)
-        if found is None:
+    def read_times(self, key: str, marks: Collection[str]) -> Times | None:
+        """Of the projects with these fingerprints."""
+        found = self._read("times", key, TIMES)
+        if found is None or any(turn.keys() != set(marks) for turn in found["turns"]):
             return None
         turns = ({mark: (a, b) for mark, (a, b) in turn.items()} for turn in found["turns"])
         return Times(isa=found["isa"], turns=tuple(turns))
@@ -116,12 +155,14 @@ class SweepFolder:
         turns = [{mark: list(one) for mark, one in turn.items()} for turn in times.turns]
         self._write("times", key, {"isa": times.isa, "turns": turns})
 
-    def _read(self, name: str, key: str) -> Any:
+    def _read(self, name: str, key: str, schema: Mapping[str, Any]) -> Any:
+        """None where it is not there, has another key, or is damaged."""
+        kept = {"type": "object", "required": ["key", "value"], "properties": {"value": schema}}
         try:
-            record = json.loads((self.points / f"{name}.json").read_text("utf-8"))
-            return record["value"] if record["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_record(self.points / f"{name}.json", kept)
+        except (OSError, ValueError):
             return None
+        return record["value"] if record["key"] == key else None
 
     def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
         self.points.mkdir(parents=True, exist_ok=True)

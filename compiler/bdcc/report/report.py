@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bdcc.files import reason, write_text
+from bdcc.records import read_record
+
 SCHEMA_VERSION = 1
 Hits = npt.NDArray[np.bool_]
 
@@ -223,7 +226,7 @@ class Report:
 
 
 def write_json(value: Mapping[str, Any], file: Path) -> None:
-    file.write_text(dump_json(value), "utf-8")
+    write_text(file, dump_json(value))
 
 
 def dump_json(value: Mapping[str, Any]) -> str:
@@ -249,11 +252,12 @@ def read_report(project: Path) -> dict[str, Any]:
     damaged.
     """
     try:
-        report = json.loads((project / "report.json").read_text("utf-8"))
+        report: dict[str, Any] = read_record(project / "report.json", load_schema())
     except OSError as error:
-        raise ValueError(str(error.strerror)) from None
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA_VERSION:
-        raise ValueError(f"it is not of schema {SCHEMA_VERSION}")
+        raise ValueError(reason(error)) from None
+    names = [layer["name"] for layer in report["layers"]]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its layers have one name")
     return report
 
 
