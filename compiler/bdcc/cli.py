@@ -8,6 +8,7 @@ arguments alone.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no UTF-8 are shown, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:

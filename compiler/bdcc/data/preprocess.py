@@ -127,9 +127,9 @@ class Preprocess:
         check(record, SCHEMA)
         return Preprocess(
             preset=record["preset"],
-            mean=tuple(record["mean"]),
-            std=tuple(record["std"]),
-            scale=record["scale"],
+            mean=tuple(map(float, record["mean"])),
+            std=tuple(map(float, record["std"])),
+            scale=float(record["scale"]),
             channels=record["channels"],
             resize=record["resize"],
         )
@@ -207,7 +207,7 @@ def make_preprocess(
     if std is not None and 0 in std:
         raise OptionError("0 would divide by zero", layer="--std")
     check_resize(resize, shape)
-    return replace(
+    found = replace(
         base,
         mean=_for_channels(base.mean, count) if mean is None else _given(mean, count, "--mean"),
         std=_for_channels(base.std, count) if std is None else _given(std, count, "--std"),
@@ -215,3 +215,6 @@ def make_preprocess(
         channels=(base.channels if count == 3 else "rgb") if channels is None else channels,
         resize=resize,
     )
+    if not found.fits(shape):
+        raise OptionError("pixels become larger than float32", layer="--mean, --std or --scale")
+    return found

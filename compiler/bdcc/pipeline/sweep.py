@@ -216,7 +216,10 @@ def _compile_points(
     rows: dict[str, dict[str, Any]] = {}
     for point in points:
         row = folder.read_row(point.name, keys[point.name])
-        if row is not None and (not keep or point.options.output.is_dir()):
+        told = (point.name, point.series, point.options.max_drop_pp)
+        if row is None or (row["name"], row["series"], row["D"]) != told:
+            continue
+        if not keep or point.options.output.is_dir():
             rows[point.name] = row
     if rows:
         say(f"found finished: {len(rows)} of {len(points)} points")
@@ -310,7 +313,7 @@ def _time_points(
     distinct = {rows[point.name]["fingerprint"]: point for point in reversed(points)}
     key = digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
     times = folder.read_times(key, distinct) or Times(isa="")
-    if len(times.turns) == TURNS:
+    if len(times.turns) >= TURNS:
         return times
     projects: dict[str, tuple[Path, int]] = {}
     for number, (mark, point) in enumerate(distinct.items()):

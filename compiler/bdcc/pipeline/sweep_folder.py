@@ -29,7 +29,8 @@ from bdcc.report.text import JUDGES
 TEXT, MAYBE = {"type": "string"}, {"type": ["number", "null"]}
 NUMBER = {"type": "number", "minimum": -1e18, "maximum": 1e18}
 COUNT = {"type": "integer", "minimum": 0, "maximum": 2**48}
-TEXTS = {"type": "array", "items": TEXT}
+TEXTS, COUNTS = ({"type": "array", "items": one} for one in (TEXT, COUNT))
+TIME = {**NUMBER, "minimum": 0}
 # A point's row (pipeline/sweep.py).
 ROW_FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "fingerprint"), TEXT),
@@ -37,9 +38,9 @@ ROW_FIELDS: Mapping[str, Any] = {
     "judge": {"enum": list(JUDGES)},
     "metric": {"enum": list(METRICS)},
     **dict.fromkeys(("layers", "kernel", "warnings"), TEXTS),
-    **dict.fromkeys(("bases", "q"), {"type": "array", "items": COUNT}),
+    **dict.fromkeys(("bases", "q"), COUNTS),
     **dict.fromkeys(("D", "predicted", "mean_bq"), MAYBE),
-    **dict.fromkeys(("ms_min", "ms_median"), {**NUMBER, "minimum": 0}),
+    **dict.fromkeys(("ms_min", "ms_median"), TIME),
     **dict.fromkeys(("measured", "drop_pp", "drop_low", "drop_high"), NUMBER),
     **dict.fromkeys(("holdout_measured", "holdout_drop_pp", "float", "holdout_float"), NUMBER),
     **dict.fromkeys(("weight_bytes", "samples", "holdout_samples"), COUNT),
@@ -48,12 +49,7 @@ ROW_FIELDS: Mapping[str, Any] = {
 ROW = {"type": "object", "required": list(ROW_FIELDS), "properties": ROW_FIELDS}
 TURN = {
     "type": "object",
-    "additionalProperties": {
-        "type": "array",
-        "minItems": 2,
-        "maxItems": 2,
-        "items": {**NUMBER, "minimum": 0},
-    },
+    "additionalProperties": {"type": "array", "minItems": 2, "maxItems": 2, "items": TIME},
 }
 TIMES = {
     "type": "object",

@@ -255,6 +255,8 @@ def read_report(project: Path) -> dict[str, Any]:
         report: dict[str, Any] = read_record(project / "report.json", load_schema())
     except OSError as error:
         raise ValueError(reason(error)) from None
+    except ValueError as error:
+        raise ValueError(f"it is not of schema {SCHEMA_VERSION}: {error}") from None
     names = [layer["name"] for layer in report["layers"]]
     if len(set(names)) < len(names):
         raise ValueError("two of its layers have one name")
