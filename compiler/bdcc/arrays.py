@@ -31,10 +31,10 @@ SUFFIX = ".npy"
 HEADER_BYTES = 4096  # the most; NumPy writes 118 for up to three dimensions
 DIMENSIONS = 8
 ITEM = re.compile(
-    r"\s*['\"](descr|fortran_order|shape)['\"]\s*:"
-    r"\s*(['\"][<>|=]?[biuf][1248]['\"]|True|False|\([\d\sL,]*\))\s*(?:,|(?=\}))"
+    r"['\"](descr|fortran_order|shape)['\"]\s*:"
+    r"\s*(['\"][<>|=]?[biuf][1248]['\"]|True|False|\([\d\sL,]*\))\s*(?:,\s*|(?=\}))"
 )
-HEADER = re.compile(rf"\{{(?:{ITEM.pattern})*\s*\}}\s*")
+HEADER = re.compile(rf"\{{\s*(?:{ITEM.pattern})*\}}\s*")
 EXTENT = re.compile(r"\s*(\d{1,18})L?\s*")
 # What zipfile and zlib raise for bytes that are none of theirs.
 DAMAGE = (
