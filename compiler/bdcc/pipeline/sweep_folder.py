@@ -20,7 +20,7 @@ from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import MARK, check_output
 from bdcc.pipeline.tables import find_cost_table
-from bdcc.records import read_record
+from bdcc.records import check, read_record
 from bdcc.report.report import write_json
 from bdcc.report.sweep import SERIES
 from bdcc.report.sweep_figure import METRICS
@@ -93,11 +93,8 @@ class SweepFolder:
         points that are not what `keys` says of their names; with force these are removed.
         """
         self._refuse_others()
-        stale = [
-            name
-            for name in keys
-            if (self.points / f"{name}.json").exists() and self.read_row(name, keys[name]) is None
-        ]
+        kept = {name: self._kept(name) for name in keys}
+        stale = [name for name, one in kept.items() if one and one["key"] != keys[name]]
         if stale and not force:
             raise OutputError(
                 f"holds a sweep of another model, data, options or bdcc ('{stale[0]}')",
@@ -153,12 +150,23 @@ class SweepFolder:
 
     def _read(self, name: str, key: str, schema: Mapping[str, Any]) -> Any:
         """None where it is not there, has another key, or is damaged."""
-        kept = {"type": "object", "required": ["key", "value"], "properties": {"value": schema}}
+        record = self._kept(name)
+        if record is None or record["key"] != key:
+            return None
         try:
-            record = read_record(self.points / f"{name}.json", kept)
+            check(record["value"], schema)
+        except ValueError:
+            return None
+        return record["value"]
+
+    def _kept(self, name: str) -> Mapping[str, Any] | None:
+        """What `_write` wrote, None where it is not there or is damaged."""
+        kept = {"type": "object", "required": ["key", "value"]}
+        try:
+            record: Mapping[str, Any] = read_record(self.points / f"{name}.json", kept)
         except (OSError, ValueError):
             return None
-        return record["value"] if record["key"] == key else None
+        return record
 
     def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
         self.points.mkdir(parents=True, exist_ok=True)
