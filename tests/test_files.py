@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from typing import BinaryIO
 
 import pytest
 
-from bdcc.errors import BdccError, OutputError, one_line
+from bdcc.errors import BdccError, DataError, OutputError, one_line
 from bdcc.files import (
     appearing,
     check_file,
     check_folder,
     locked_folder,
+    read_file,
+    reading,
     sweep,
     temporary_folder,
     write_file,
@@ -174,3 +177,50 @@ def test_a_folder_that_is_made_once_is_refused_to_the_second(tmp_path: Path) -> 
 def test_no_place_for_temporary_files_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"none: cannot be written \(No such file"):
         temporary_folder(tmp_path / "none").__enter__()
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert read_file(tmp_path / name) == b"content"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for place, message in (
+        (tmp_path / "pipe", "it is no regular file"),
+        (Path("/dev/zero"), "it is no regular file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "loop", "symbolic links"),
+        (tmp_path / "none", "No such file"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "a\0b", "null"),
+    ):
+        with pytest.raises(OSError, match=message):
+            read_file(place)
+
+
+def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", 1 << 42)
+    with pytest.raises(OSError, match=r"it has 4398046511104 bytes, and at most 1073741824"):
+        read_file(tmp_path / "file")
+
+
+def test_what_cannot_be_read_is_one_line_with_its_place(tmp_path: Path) -> None:
+    folder = rf"^{tmp_path}: cannot be read \(Is a directory\)\.$"
+    with pytest.raises(DataError, match=folder), reading(Path("x")):
+        read_file(tmp_path)
+    text = r"^x: cannot be read \('utf-8' codec"
+    with pytest.raises(DataError, match=text), reading(Path("x")):
+        b"\xff".decode()
+    with pytest.raises(ZeroDivisionError), reading(Path("x")):
+        raise ZeroDivisionError
+
+
+def test_names_that_are_no_utf8_are_written_as_json_reads_them(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "x", json.dumps({"name": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "x").read_text("utf-8")) == {"name": name}

@@ -15,6 +15,8 @@ ROOMS = (
     "errors",
     "files",
     "sealed",
+    "records",
+    "arrays",
     "ir",
     "approx",
     "data",

@@ -8,6 +8,7 @@ arguments alone.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     before = _end_like_ctrl_c()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no UTF-8 are shown, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:

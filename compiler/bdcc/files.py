@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: 0BSD
-"""How files are written: complete or not at all, in place of regular files alone, and with the
-reason in one line when they cannot be.
+"""How files are read and written: regular files alone, written complete or not at all, and with
+the reason in one line when they cannot be.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bdcc.errors import OutputError
+from bdcc.errors import DataError, OutputError
 
+MOST_BYTES = 1 << 30  # of a file that is read in one piece
 PART = ".part"  # how the names of files end that are being written
 PART_NAME = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.part", re.DOTALL)  # those of `appearing`
 BLOCK = 1 << 20
@@ -28,6 +29,43 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 LOST = (*FULL, errno.EIO, errno.EROFS)  # what a disk says that no program can foresee
 TEMPORARY_HINT = "Choose another place for temporary files with TMPDIR=DIR"
 TEMPORARY_NAME = re.compile(r"\.?bdcc-[0-9a-f]{12}\.tmp")  # folders for a while
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read. Raises OSError, also where it is a pipe or a device, which may
+    never end, and where no file can have that name.
+    """
+    try:
+        mode = file.stat().st_mode
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system itself refuses a folder
+        raise OSError(errno.EINVAL, "it is no regular file")
+    with file.open("rb") as found:
+        yield found
+
+
+def read_file(file: Path, *, most: int = MOST_BYTES) -> bytes:
+    """All of a regular file, of at most so many bytes; raises OSError as `opened`."""
+    with opened(file) as found:
+        size = os.fstat(found.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most} are read")
+        return found.read(most)
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Turns what the system refuses inside the block (OSError), and what is no UTF-8, into a
+    DataError that names `place`, or the file that the system named.
+    """
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        named = error.filename if isinstance(error, OSError) else None
+        where = os.fsdecode(named) if named else str(place)
+        raise DataError(f"cannot be read ({reason(error)})", layer=where) from None
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -42,8 +80,10 @@ def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """The same for a text, as UTF-8."""
-    write_file(file, lambda out: out.write(text.encode()))
+    """The same for a text, as UTF-8. Bytes of names that are none, which Python has as lone
+    surrogates, are written as \\udcXX: what JSON reads back as it was.
+    """
+    write_file(file, lambda out: out.write(text.encode("utf-8", "backslashreplace")))
 
 
 @contextmanager

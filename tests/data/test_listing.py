@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from bdcc.data.listing import Listing, draw, list_pictures, read_classes, split
+from bdcc.data.pictures import read_picture, read_pictures
+from bdcc.data.preprocess import make_preprocess
 from bdcc.errors import DataError
 
 SHAPE = (3, 6, 8)
@@ -75,6 +78,79 @@ def test_an_unreadable_classes_file(tmp_path: Path) -> None:
         read_classes(tmp_path / "binary", outputs=3)
 
 
+def test_a_classes_file_of_another_system(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    for text in ("\ufeffa\tb\u2028c\x0bd\r\n\r\nb\rc", "a\tb\u2028c\x0bd\rb\nc\n"):
+        file.write_bytes(text.encode())
+        classes = read_classes(file, outputs=3)
+        assert classes.folders == ("a", "b", "c")
+        assert classes.labels == ("b\u2028c\x0bd", "b", "c")
+    for content in ("a\nb\nc".encode("utf-16"), b"a\nb\0\nc"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="cannot read the classes"):
+            read_classes(file, outputs=3)
+
+
+def test_many_classes_take_no_time(tmp_path: Path) -> None:
+    count = 200_000
+    (tmp_path / "classes").write_text("\n".join(map(str, range(count))) + "\n0")
+    with pytest.raises(DataError, match="class '0' is listed twice"):
+        read_classes(tmp_path / "classes", outputs=count + 1)
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:
+    for folder in ("a\nb", NOT_UTF8, "c"):
+        put(tmp_path / folder / f"{NOT_UTF8}.png")
+    listing = listed(tmp_path)
+    assert listing.classes is not None
+    assert listing.classes.folders == ("a\nb", "c", NOT_UTF8)
+    assert listing.classes.labels == ("a\\nb", "c", r"caf\udce9")
+    read_pictures(listing, shape=SHAPE, preprocess=make_preprocess(shape=SHAPE))
+    put(tmp_path / "d" / "x.png")
+    (tmp_path / "classes").write_text("a\nc\nd\n")
+    classes = read_classes(tmp_path / "classes", outputs=3)
+    with pytest.raises(DataError, match=r"folder 'a\\nb' is not in the classes file"):
+        listed(tmp_path, classes=classes)
+
+
+def test_what_is_no_file_and_no_folder_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x.npz").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for place, message in (
+        (tmp_path / "pipe", "it is no regular file"),
+        (Path("/dev/zero"), "it is no regular file"),
+        (tmp_path / "x.npz", "there are no pictures in it"),
+        (tmp_path / "loop", "there is no such file or folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (Path("a\0b"), "there is no such file or folder"),
+    ):
+        for labelled in (True, False):
+            with pytest.raises(DataError, match=message):
+                listed(place, labelled=labelled)
+    with pytest.raises(DataError, match="it is no regular file"):
+        read_classes(tmp_path / "pipe", outputs=3)
+
+
+@pytest.mark.parametrize("kind", ["pipe.png", "folder.png", "loop.png"])
+def test_what_is_named_like_a_picture_and_is_none(tmp_path: Path, kind: str) -> None:
+    match kind:
+        case "pipe.png":
+            os.mkfifo(tmp_path / kind)
+        case "folder.png":
+            (tmp_path / kind).mkdir()
+        case _:
+            (tmp_path / kind).symlink_to(kind)
+    preprocess = make_preprocess(shape=SHAPE)
+    with pytest.raises(DataError, match=rf"/{kind}: cannot be read"):
+        read_pictures(listed(tmp_path), shape=SHAPE, preprocess=preprocess)
+    with pytest.raises(DataError, match=rf"/{kind}: is not a readable picture"):
+        read_picture(tmp_path / kind, shape=SHAPE, preprocess=preprocess)
+
+
 def test_labels_csv(tmp_path: Path) -> None:
     put(tmp_path / "x.png")
     put(tmp_path / "sub" / "y, z.png")
@@ -96,6 +172,13 @@ def test_labels_csv(tmp_path: Path) -> None:
         ("file,index\nx.png\n", "expected a file name and a class index"),
         ("file,index\nx.png,0\nmissing.png,1\n", r"labels.csv:3: there is no file 'missing.png'"),
         ("file,index\n", "no pictures"),
+        ("file,index\nx.png," + "9" * 100_000 + "\n", "expected a file name and a class index"),
+        ("file,index\nx.png,\N{SUPERSCRIPT TWO}\n", "expected a file name and a class index"),
+        ("file,index\nx\0.png,0\n", r"labels.csv:2: there is no file 'x\\x00.png'"),
+        ("file,index\n" + "x" * 300 + ",0\n", "File name too long"),
+        ('file,index\n"x.png,0\n', "expected a file name and a class index"),
+        ("file,index\n" + "x" * 200_000 + ",0\n", "field larger than field limit"),
+        ("file,index\nx.png/,0\nx.png/y,0\n", "there is no file 'x.png/y'"),
     ],
 )
 def test_labels_csv_that_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
@@ -103,6 +186,17 @@ def test_labels_csv_that_does_not_fit(tmp_path: Path, text: str, message: str) -
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         listed(tmp_path)
+
+
+def test_labels_csv_that_is_no_text(tmp_path: Path) -> None:
+    put(tmp_path / "x.png")
+    (tmp_path / "labels.csv").write_bytes("file,index\nx.png,0\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"labels\.csv: cannot be read \('utf-8' codec"):
+        listed(tmp_path)
+    (tmp_path / "labels.csv").write_bytes("\ufefffile,index\r\nx.png,2\r\n".encode())
+    labels = listed(tmp_path).labels
+    assert labels is not None
+    assert labels.tolist() == [2]
 
 
 def test_unlabelled(tmp_path: Path) -> None:

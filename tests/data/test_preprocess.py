@@ -125,3 +125,33 @@ def test_refuses_three_values_and_bgr_for_a_gray_model() -> None:
         make_preprocess(shape=(1, 5, 7), mean=(1.0, 2.0, 3.0))
     with pytest.raises(OptionError, match="3 channels"):
         make_preprocess(shape=(1, 5, 7), channels="bgr")
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("mean", []), ("mean", [1, 2]), ("mean", 5), ("mean", ["1", "2", "3"]),
+        ("mean", [1e300] * 3), ("std", [0, 1, 1]), ("std", [1e-320] * 3), ("std", None),
+        ("scale", "1"), ("scale", True),
+        ("scale", 1e308), ("channels", "gbr"), ("resize", "crop:"), ("resize", "crop:6"),
+        ("resize", "crop:99999"), ("resize", "crop:" + "9" * 5000), ("resize", 7), ("preset", None),
+    ],
+)  # fmt: skip
+def test_what_was_edited_does_not_fit(change: str, value: object) -> None:
+    record = json.loads(json.dumps(make_preprocess(shape=RGB, channels="bgr").as_json()))
+    assert Preprocess.from_json(record).fits(RGB)
+    try:
+        fits = Preprocess.from_json({**record, change: value}).fits(RGB)
+    except ValueError:
+        return
+    assert not fits
+
+
+def test_what_does_not_fit_another_input() -> None:
+    assert not make_preprocess(shape=RGB).fits((1, 5, 7))
+    assert not make_preprocess(shape=RGB, resize="crop:7").fits((3, 5, 8))
+    for options in ({"scale": 1e300}, {"mean": (1e41,)}, {"std": (1e-300,)}):
+        with pytest.raises(OptionError, match="pixels become larger than float32"):
+            make_preprocess(shape=RGB, **options)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="does not fit"):
+        make_preprocess(shape=RGB, resize="crop:" + "9" * 5000)

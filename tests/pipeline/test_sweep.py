@@ -5,6 +5,7 @@ import csv
 import json
 import shlex
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,50 @@ def test_a_finished_sweep_computes_nothing_again(
     other = replace(options, compile=replace(options.compile, bases=(3,)))
     with pytest.raises(OutputError, match=r"options or bdcc \('bdcc-D0'\).*--force"):
         sweep(trained.model, other)
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no object": lambda record: [],
+    "another type": lambda record: record["value"].update(ms_median="1"),
+    "a key less": lambda record: record["value"].pop("holdout_float"),
+    "another series": lambda record: record["value"].update(series="bdcc"),
+    "another tolerance": lambda record: record["value"].update(D=7.0),
+    "a judge of its own": lambda record: record["value"].update(judge="me"),
+    "no number": lambda record: record["value"].update(drop_pp=float("nan")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_row_is_made_again(
+    swept: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """And a damaged one alone; the others are found."""
+    out = shutil.copytree(swept, tmp_path / "out")
+    file = out / "points" / "fixed-q2.json"
+    record = json.loads(file.read_text())
+    changed = DAMAGES[damage](record)
+    file.write_text(json.dumps(changed if isinstance(changed, list) else record))
+
+    def stop(model: Path, options: CompileOptions, **_: Any) -> None:
+        raise KeyboardInterrupt(options.output.name)
+
+    monkeypatch.setattr(module, "compile_model", stop)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt, match="fixed-q2"):
+        sweep(trained.model, options_of(trained, out), say=said.append)
+    assert said[0] == "found finished: 5 of 6 points"
+
+
+def test_damaged_times_are_taken_again(swept: Path, tmp_path: Path) -> None:
+    folder = SweepFolder(root=shutil.copytree(swept, tmp_path / "out"))
+    file = folder.points / "times.json"
+    record = json.loads(file.read_text())
+    turn = record["value"]["turns"][0]
+    assert folder.read_times(record["key"], turn) is not None
+    assert folder.read_times(record["key"], [*turn, "ff"]) is None
+    for wrong in ([], [{**turn, "ff": [1, 2]}], [{mark: [1] for mark in turn}], [[1, 2]], "x"):
+        file.write_text(json.dumps({**record, "value": {"isa": "avx2", "turns": wrong}}))
+        assert folder.read_times(record["key"], turn) is None
 
 
 def test_an_interrupted_sweep_goes_on(

@@ -8,17 +8,20 @@ that `bdcc verify` judges the built library by.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.errors import DataError
-from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, make_graph
+from bdcc.arrays import Arrays, open_arrays
+from bdcc.errors import BdccError, DataError, ModelError
+from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, Pads, Pair, make_graph, reads
+from bdcc.records import MOST_BYTES, check, parse_json
 
 U8 = npt.NDArray[np.uint8]
 I8 = npt.NDArray[np.int8]
@@ -110,6 +113,53 @@ class QuantizedModel:
 
 
 ORACLE_FORMAT = 1
+MOST = 1 << 16  # of a kernel, a stride, a pad, ...
+TEXT = {"type": "string"}
+WHOLE = {"type": "integer", "minimum": 1, "maximum": MOST}
+FLOAT = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
+# What the fields of a node are in model.json, by their type.
+FIELDS: Mapping[Any, Mapping[str, Any]] = {
+    str: TEXT,
+    int: WHOLE,
+    bool: {"type": "boolean"},
+    float: FLOAT,
+    Pair: {"type": "array", "items": WHOLE, "minItems": 2, "maxItems": 2},
+    Pads: {"type": "array", "items": {**WHOLE, "minimum": 0}, "minItems": 4, "maxItems": 4},
+    tuple[str, ...]: {"type": "array", "items": TEXT, "minItems": 1},
+}
+KINDS = {kind.__name__: kind for kind in get_args(Node)}
+EXTENTS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 2**31}}
+DESCRIPTION = {
+    "type": "object",
+    "required": ["name", "sha256", "input", "input_shape", "output", "nodes", "tensors"],
+    "properties": {
+        **dict.fromkeys(("name", "sha256", "input", "output"), TEXT),
+        "input_shape": {**EXTENTS, "minItems": 1, "maxItems": 3},
+        "nodes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["op", "attributes"],
+                "properties": {
+                    "op": {"type": "string", "enum": list(KINDS)},
+                    "weight_shape": EXTENTS,
+                },
+            },
+        },
+        "tensors": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["bits", "delta", "zero_point"],
+                "properties": {
+                    "bits": {"type": "integer", "minimum": 1, "maximum": MAX_BITS},
+                    "delta": {"type": ["number", "null"], "minimum": 1.2e-38, "maximum": 3.4e38},
+                    "zero_point": {"type": "integer", "minimum": 0, "maximum": 2**MAX_BITS - 1},
+                },
+            },
+        },
+    },
+}
 
 
 def save_oracle(model: QuantizedModel, path: Path) -> None:
@@ -173,50 +223,48 @@ def load_oracle(path: Path) -> QuantizedModel:
     Raises DataError if the file is missing, damaged or of another format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read("model.json"))
-            if description["format"] != ORACLE_FORMAT:
-                raise DataError(
-                    f"has format {description['format']}, not {ORACLE_FORMAT}", layer=path.name
-                )
+        with open_arrays(path, compressed=False) as archive:
+            description = parse_json(archive.read_bytes("model.json", most=MOST_BYTES))
+            check(description, {"type": "object"})
+            if (found := description.get("format")) != ORACLE_FORMAT:
+                raise ValueError(f"has format {found}, not {ORACLE_FORMAT}")
+            check(description, DESCRIPTION)
             return _read_oracle(archive, description)
-    except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError) as error:
+    except (ValueError, DataError, ModelError) as error:
+        text = error.message if isinstance(error, BdccError) else str(error)
         raise DataError(
-            f"is not a readable oracle ({error})", layer=path.name, hint="Compile the project again"
+            f"is not a readable oracle ({text})", layer=path.name, hint="Compile the project again"
         ) from error
 
 
-def _read_oracle(archive: zipfile.ZipFile, description: Mapping[str, Any]) -> QuantizedModel:
-    def array(name: str) -> npt.NDArray[Any]:
-        with archive.open(f"{name}.npy") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-
-    kinds = {kind.__name__: kind for kind in get_args(Node)}
+def _read_oracle(archive: Arrays, description: Mapping[str, Any]) -> QuantizedModel:
+    """Raises ValueError, DataError or ModelError where one part does not fit the others."""
     nodes: list[Node] = []
     layers: dict[str, Decomposition] = {}
     for index, described in enumerate(description["nodes"]):
-        kind = kinds[described["op"]]
+        kind = KINDS[described["op"]]
+        check(described["attributes"], _attributes(kind), where=f"node {index}")
         values = {
             k: tuple(v) if isinstance(v, list) else v for k, v in described["attributes"].items()
         }
-        if "weight_shape" in described:
-            shape = tuple(described["weight_shape"])
-            bits = np.unpackbits(
-                array(f"{index}.signs"), axis=2, bitorder="little", count=int(np.prod(shape[1:]))
-            )
-            layer = Decomposition(
-                coefficients=array(f"{index}.coefficients"),
-                signs=np.bitwise_or.reduce(
-                    bits << np.arange(bits.shape[1], dtype=np.uint8)[:, None], axis=1
-                ),
-                scale=array(f"{index}.scale"),
-                bias=array(f"{index}.bias"),
-            )
-            layers[str(values["name"])] = layer
-            values |= {"weight": layer.weights().reshape(shape), "bias": layer.bias}
-        elif kind in (Conv, Dense):
-            values |= {"weight": array(f"{index}.weight"), "bias": array(f"{index}.bias")}
+        if kind in (Conv, Dense):
+            rank = 4 if kind is Conv else 2
+            if "weight_shape" in described:
+                shape = tuple(described["weight_shape"])
+                layer = _read_layer(archive, index, shape)
+                layers[str(values["name"])] = layer
+                values |= {"weight": layer.weights().reshape(shape), "bias": layer.bias}
+            else:
+                shape = archive.header(f"{index}.weight").shape
+                weight = _read_array(archive, f"{index}.weight", np.float32, shape)
+                values |= {
+                    "weight": weight,
+                    "bias": _read_array(archive, f"{index}.bias", np.float32, shape[:1]),
+                }
+            if len(shape) != rank or 0 in shape:
+                raise ValueError(f"node {index} has weights of shape {shape}")
         nodes.append(kind(**values))
+    _check_flow(nodes, description["input"], description["output"])
     graph = make_graph(
         name=description["name"],
         input_name=description["input"],
@@ -233,4 +281,68 @@ def _read_oracle(archive: zipfile.ZipFile, description: Mapping[str, Any]) -> Qu
         )
         for name, quant in description["tensors"].items()
     }
+    wanted = {node.input for node in graph.weight_layers if node.name in layers}
+    if wanted != set(tensors):
+        raise ValueError("the quantized tensors are not what its decomposed layers read")
+    if any(quant.zero_point > quant.top for quant in tensors.values()):
+        raise ValueError("a zero point is no code")
     return QuantizedModel(decomposed=DecomposedModel(graph=graph, layers=layers), tensors=tensors)
+
+
+def _attributes(kind: type[Node]) -> Mapping[str, Any]:
+    """What model.json must have of a node: its fields but for the arrays."""
+    known = {k: FIELDS[hint] for k, hint in get_type_hints(kind).items() if hint in FIELDS}
+    if "beta" in known:
+        known["beta"] = {"enum": [quarters / 4 for quarters in range(1, 17)]}
+    return {
+        "type": "object",
+        "required": list(known),
+        "properties": known,
+        "additionalProperties": False,
+    }
+
+
+def _check_flow(nodes: list[Node], source: str, output: str) -> None:
+    """Raises ValueError unless every tensor is written once, before it is read, and for some use,
+    and no two nodes have one name.
+    """
+    known, read = {source}, {output}
+    for node in nodes:
+        if node.output in known or not known.issuperset(reads(node)):
+            raise ValueError(f"node '{node.name}' does not follow those before it")
+        known.add(node.output)
+        read.update(reads(node))
+    if read != known or len({node.name for node in nodes}) < len(nodes):
+        raise ValueError("its nodes are no network")
+
+
+def _read_layer(archive: Arrays, index: int, shape: tuple[int, ...]) -> Decomposition:
+    filters, positions = shape[0], math.prod(shape[1:])
+    bases = (*archive.header(f"{index}.coefficients").shape, 0, 0)[1]
+    if not 1 <= bases <= MAX_BASES:
+        raise ValueError(f"node {index} has {bases} bases")
+    packed = _read_array(archive, f"{index}.signs", np.uint8, (filters, bases, -(-positions // 8)))
+    bits = np.unpackbits(packed, axis=2, bitorder="little", count=positions)
+    layer = Decomposition(
+        coefficients=_read_array(archive, f"{index}.coefficients", np.int16, (filters, bases)),
+        signs=np.bitwise_or.reduce(bits << np.arange(bases, dtype=np.uint8)[:, None], axis=1),
+        scale=_read_array(archive, f"{index}.scale", np.float32, (filters,)),
+        bias=_read_array(archive, f"{index}.bias", np.float32, (filters,)),
+    )
+    sums = np.abs(layer.coefficients.astype(np.int64)).sum(axis=1)
+    if sums.max() > COEFFICIENT_CAP[bases]:
+        raise ValueError(f"node {index} has coefficients above {COEFFICIENT_CAP[bases]}")
+    return layer
+
+
+def _read_array(
+    archive: Arrays, name: str, dtype: type[np.generic], shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """Raises ValueError unless it is of that type and shape, and its values are numbers."""
+    header = archive.header(name)
+    if (header.dtype, header.shape) != (np.dtype(dtype), shape):
+        raise ValueError(f"{name} is {header.dtype} {header.shape}, not {np.dtype(dtype)} {shape}")
+    values = archive.read(name)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has NaN or infinity")
+    return values

@@ -18,10 +18,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from bdcc.approx.model import QuantizedModel
+from bdcc.approx.model import MAX_BASES, MAX_BITS, QuantizedModel
 from bdcc.codegen.binary import FAMILIES, Family
 from bdcc.codegen.geometry import form_of
 from bdcc.codegen.lut import filters_together
@@ -29,10 +30,42 @@ from bdcc.codegen.memory import round_up
 from bdcc.codegen.packing import LANES, run_shape
 from bdcc.codegen.targets import ISAS
 from bdcc.errors import DataError
+from bdcc.files import read_file
 from bdcc.ir.graph import Conv, Graph, WeightLayer
+from bdcc.records import MOST_BYTES, check, parse_json
 from bdcc.sealed import without_seal
 
 SCHEMA = 1
+ROWS = {
+    "type": "array",
+    "items": {
+        "type": "array",
+        "minItems": 3,
+        "items": {"type": "number", "minimum": 0, "maximum": 1e6},
+    },
+}
+KINDS = {
+    "type": "object",
+    "required": ["conv", "dense"],
+    "properties": {"conv": ROWS, "dense": ROWS},
+}
+TABLE = {
+    "type": "object",
+    "required": ["schema", "isa", "machine", "ns"],
+    "properties": {
+        "schema": {"const": SCHEMA},
+        "isa": {"enum": ISAS},
+        "machine": {"type": "string"},
+        "ns": {
+            "type": "object",
+            "required": FAMILIES,
+            "properties": dict.fromkeys(FAMILIES, KINDS),
+        },
+        "modelled": {"type": "boolean"},
+        "mhz": {"type": "integer", "minimum": 1, "maximum": 10**6},
+    },
+    "anyOf": [{"properties": {"modelled": {"const": False}}}, {"required": ["modelled", "mhz"]}],
+}
 Kind = Literal["conv", "dense"]
 Key = tuple[Family, Kind, int, int]  # family, kind, bases, bits
 Parts = tuple[float, ...]
@@ -155,8 +188,8 @@ def read_cost_table(file: Path, *, source: Source = "file") -> CostTable:
     that `bdcc tune` wrote.
     """
     try:
-        return parse_cost_table(without_seal(file.read_bytes()), source)
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse_cost_table(without_seal(read_file(file, most=MOST_BYTES)), source)
+    except (OSError, ValueError):
         raise DataError(
             "is no table of kernel costs, or of another version",
             layer=str(file),
@@ -171,28 +204,28 @@ def shipped_cost_table(core: str) -> CostTable:
 
 
 def parse_cost_table(data: bytes, source: Source) -> CostTable:
-    """Raises ValueError, KeyError or TypeError of what is no table."""
-    record = json.loads(data)
-    if record["schema"] != SCHEMA or record["isa"] not in ISAS:
-        raise ValueError("another schema")
+    """Raises ValueError of what is no table."""
+    record = parse_json(data)
+    check(record, TABLE)
     ns: dict[Key, Parts] = {}
     for family in FAMILIES:
         for kind, count in (("conv", 4), ("dense", 1)):
             for bases, bits, *parts in record["ns"][family][kind]:
                 if kind == "conv" and len(parts) == count - 1:
                     parts.append(0.0)
-                if len(parts) != count or not all(0 <= part < 1e6 for part in parts):
+                if len(parts) != count:
                     raise ValueError("not a cost")
-                ns[family, cast(Kind, kind), int(bases), int(bits)] = tuple(map(float, parts))
-    if len(ns) != 2 * len(FAMILIES) * 7 * 8:
+                ns[family, cast(Kind, kind), bases, bits] = tuple(map(float, parts))
+    wanted = product(FAMILIES, ("conv", "dense"), range(1, MAX_BASES + 1), range(1, MAX_BITS + 1))
+    if set(ns) != set(wanted):
         raise ValueError("not of all kernels")
     return CostTable(
         isa=record["isa"],
-        machine=str(record["machine"]),
+        machine=record["machine"],
         ns=ns,
         sha256=hashlib.sha256(data).hexdigest(),
         source=source,
-        modelled_mhz=int(record["mhz"]) if record.get("modelled", False) else None,
+        modelled_mhz=record["mhz"] if record.get("modelled", False) else None,
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bdcc.errors import OptionError
+from bdcc.files import read_file, reason
+from bdcc.records import check
 
 # As in runtime/bdcc_isa.h; of one architecture narrow to wide.
 X86_ISAS = ("generic", "popcnt", "avx2", "avxvnni", "avx512")
@@ -165,8 +167,16 @@ def find_target(name: str) -> Target:
 
 
 def target_of(report: Mapping[str, Any]) -> Target:
-    """What a project was compiled for, from its report.json; the user's file need not be there."""
-    return replace(find_target(report["target"]), **report.get("target_changes", {}))
+    """What a project was compiled for, from its report.json; the user's file need not be there.
+
+    Raises ValueError where there is no such target, or a change is none that a file can make.
+    """
+    base = next((target for target in TARGETS if target.name == report["target"]), None)
+    if base is None:
+        raise ValueError("no target")
+    changes = report.get("target_changes", {})
+    check(changes, CHANGES)
+    return replace(base, **changes)
 
 
 def changes_of(target: Target) -> dict[str, Any]:
@@ -194,6 +204,23 @@ KEYS = {
     "mhz": ("mhz", None),
     "memory_mbs": ("memory_mbs", None),
 }
+MOST = 1 << 62  # of a number
+MOST_TEXT = 1 << 20  # bytes of a file
+# What a user's target changes in fields, as report.json keeps it.
+CHANGES = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        **{
+            field: {"type": "integer", "minimum": 1, "maximum": MOST}
+            if shape is None
+            else {"type": "string", "pattern": f"(?a){shape}"}
+            for field, shape in KEYS.values()
+        },
+        "name": {"type": "string", "pattern": r"(?a)[\w.-]+"},
+        "like": {"enum": [target.name for target in TARGETS]},
+    },
+}
 SHAPES = {
     "description": "one line of text",
     "cflags": 'flags of the C compiler, like "-O3 -mcpu=cortex-a55"',
@@ -207,9 +234,11 @@ def _read_target(file: Path) -> Target:
     if not re.fullmatch(r"[\w.-]+", file.name, re.ASCII):
         raise OptionError("the name of the file is not of letters, digits, . _ -", layer=where)
     try:
-        record = tomllib.loads(file.read_text("utf-8"))
+        record = tomllib.loads(read_file(file, most=MOST_TEXT).decode("utf-8"))
     except OSError as error:
-        raise OptionError(f"cannot be read ({error.strerror})", layer=where) from None
+        raise OptionError(f"cannot be read ({reason(error)})", layer=where) from None
+    except RecursionError:
+        raise OptionError("is nested too deeply", layer=where) from None
     except ValueError as error:
         raise OptionError(f"is not TOML ({error})", layer=where) from None
     like = record.pop("like", None)
@@ -223,7 +252,7 @@ def _read_target(file: Path) -> Target:
             raise OptionError(f"'{key}' is not one of like, {', '.join(KEYS)}", layer=where)
         field, shape = KEYS[key]
         if shape is None:
-            fits = type(value) is int and value > 0
+            fits = type(value) is int and 0 < value < MOST
         else:
             fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII) is not None
         if not fits:

@@ -6,7 +6,9 @@ decoded here.
 from __future__ import annotations
 
 import csv
-import zipfile
+import io
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +16,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bdcc.arrays import open_arrays
 from bdcc.data.preprocess import U8
-from bdcc.errors import DataError
+from bdcc.errors import DataError, one_line
+from bdcc.files import read_file, reading, reason
 from bdcc.ir.graph import F32, Shape
 
 I64 = npt.NDArray[np.int64]
+MOST_TEXT = 1 << 26  # bytes of a file of classes or labels
+NPZ_HINT = "Write it with numpy.savez(file, images=..., labels=...), or give a folder"
+INDEX = re.compile("[0-9]{1,18}")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 )
@@ -57,17 +64,21 @@ def read_classes(path: Path, *, outputs: int) -> Classes:
     each output.
     """
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        text = read_file(path, most=MOST_TEXT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the classes ({reason(error)})", layer=str(path)) from None
+    if "\0" in text:
+        raise DataError("cannot read the classes (a null character)", layer=str(path))
+    lines = [line for line in re.split("\r\n?|\n", text) if line.strip()]
     folders = tuple(line.split("\t")[0].strip() for line in lines)
     labels = tuple(line.partition("\t")[2].strip() for line in lines)
     if len(folders) != outputs:
         raise DataError(
             f"{len(folders)} classes, but the model has {outputs} outputs", layer=str(path)
         )
-    twice = next((name for i, name in enumerate(folders) if name in folders[:i]), None)
-    if twice is not None:
+    counts = Counter(folders)
+    if len(counts) < len(folders):
+        twice = next(name for name in folders if counts[name] > 1)
         raise DataError(f"class '{twice}' is listed twice", layer=str(path))
     return Classes(
         folders=folders,
@@ -75,26 +86,23 @@ def read_classes(path: Path, *, outputs: int) -> Classes:
     )
 
 
-def reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+def _names_in(folder: Path) -> list[str]:
+    """What is in it and not hidden, sorted."""
+    try:
+        return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read the folder ({reason(error)})", layer=str(folder)) from None
 
 
 def _pictures_in(folder: Path) -> list[str]:
-    try:
-        entries = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        raise DataError(f"cannot read the folder ({reason(error)})", layer=str(folder)) from None
-    return [
-        name for name in entries
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]  # fmt: skip
+    return [name for name in _names_in(folder) if Path(name).suffix.lower() in SUFFIXES]
 
 
 def _list_csv(path: Path, outputs: int) -> Listing:
     table = path / "labels.csv"
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
+        text = read_file(table, most=MOST_TEXT).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot be read ({reason(error)})", layer=str(table)) from None
     if not rows or [cell.strip() for cell in rows[0]] != ["file", "index"]:
@@ -105,13 +113,13 @@ def _list_csv(path: Path, outputs: int) -> Listing:
             continue
         where = f"{table}:{number}"
         index = row[1].strip() if len(row) == 2 else ""
-        if not (index.isascii() and index.isdigit()):
+        if not INDEX.fullmatch(index):
             raise DataError("expected a file name and a class index", layer=where)
         if not int(index) < outputs:
             raise DataError(
                 f"class index {index} is out of range, the model has {outputs} outputs", layer=where
             )
-        if not (path / row[0]).is_file():
+        if "\0" in row[0] or not (path / row[0]).is_file():
             raise DataError(f"there is no file '{row[0]}'", layer=where)
         names.append(row[0])
         labels.append(int(index))
@@ -128,7 +136,7 @@ def _list_class_folders(
                 layer=str(path),
                 hint="Name the classes of the outputs, a line each, with --classes FILE",
             )
-        classes = Classes(folders=tuple(folders), labels=tuple(folders))
+        classes = Classes(folders=tuple(folders), labels=tuple(map(one_line, folders)))
     position = {name: i for i, name in enumerate(classes.folders)}
     unknown = next((name for name in folders if name not in position), None)
     if unknown is not None:
@@ -143,36 +151,27 @@ def _list_class_folders(
 
 
 def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
-            with archive:
-                arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        raise DataError(
-            "is not a readable .npz file of plain arrays",
-            layer=str(path),
-            hint="Write it with numpy.savez(file, images=..., labels=...), or give a folder",
-        ) from None
-    if "images" not in arrays:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise DataError(f"has no array 'images' (it has {found})", layer=str(path))
-    images, labels = arrays["images"], arrays.get("labels")
     channels, height, width = shape
-    if images.dtype == np.uint8 and images.ndim == 3 and channels == 1:
-        images = images[..., None]
     expected = {
         np.dtype(np.uint8): (height, width, channels),
         np.dtype(np.float32): (channels, height, width),
     }
-    if images.ndim != 4 or images.shape[1:] != expected.get(images.dtype):
-        raise DataError(
-            f"images are {images.dtype} {list(images.shape)}; this model takes uint8 "
-            f"[N, {height}, {width}, {channels}] or float32 [N, {channels}, {height}, {width}]",
-            layer=str(path),
-        )
+    with open_arrays(path, hint=NPZ_HINT) as found:
+        if "images" not in found.names:
+            names = ", ".join(sorted(found.names)) or "nothing"
+            raise DataError(f"has no array 'images' (it has {names})", layer=str(path))
+        header = found.header("images")
+        size = header.shape
+        if header.dtype == np.uint8 and len(size) == 3 and channels == 1:
+            size = (*size, 1)
+        if len(size) != 4 or size[1:] != expected.get(header.dtype):
+            raise DataError(
+                f"images are {header.dtype} {list(size)}; this model takes uint8 "
+                f"[N, {height}, {width}, {channels}] or float32 [N, {channels}, {height}, {width}]",
+                layer=str(path),
+            )
+        images = found.read("images").reshape(size)
+        labels = found.read("labels") if "labels" in found.names else None
     if images.dtype == np.float32:
         for number, image in enumerate(images):
             if not np.isfinite(image).all():
@@ -214,35 +213,39 @@ def list_pictures(
     labelled: False takes every picture and no labels (what calibration needs), so folders may have
     any names.
     """
-    if path.is_file():
-        listing = _list_npz(path, shape, outputs)
-    elif not path.is_dir():
-        raise DataError("there is no such file or folder", layer=str(path))
-    else:
-        loose = _pictures_in(path)
-        inside = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-        folders = [name for name in inside if _pictures_in(path / name)]
-        if not labelled:
-            nested = [f"{name}/{p}" for name in folders for p in _pictures_in(path / name)]
-            listing = Listing(path=path, names=tuple(loose + nested), labels=None)
-        elif (path / "labels.csv").is_file():
-            listing = _list_csv(path, outputs)
-        elif folders and loose:
-            raise DataError(
-                f"holds both pictures ('{loose[0]}') and folders of pictures ('{folders[0]}')",
-                layer=str(path),
-                hint="Give a folder per class, or one folder of pictures",
-            )
-        elif folders:
-            listing = _list_class_folders(path, folders, classes, outputs)
-        else:
-            listing = Listing(path=path, names=tuple(loose), labels=None)
+    with reading(path):
+        listing = _list(path, shape, outputs, classes, labelled)
     if not len(listing):
         raise DataError(
             f"there are no pictures in it (bdcc reads {', '.join(sorted(SUFFIXES))})",
             layer=str(path),
         )
     return listing if labelled else replace(listing, labels=None)
+
+
+def _list(
+    path: Path, shape: Shape, outputs: int, classes: Classes | None, labelled: bool
+) -> Listing:
+    if not path.exists():
+        raise DataError("there is no such file or folder", layer=str(path))
+    if not path.is_dir():
+        return _list_npz(path, shape, outputs)
+    loose = _pictures_in(path)
+    folders = [n for n in _names_in(path) if (path / n).is_dir() and _pictures_in(path / n)]
+    if not labelled:
+        nested = [f"{name}/{p}" for name in folders for p in _pictures_in(path / name)]
+        return Listing(path=path, names=tuple(loose + nested), labels=None)
+    if (path / "labels.csv").is_file():
+        return _list_csv(path, outputs)
+    if folders and loose:
+        raise DataError(
+            f"holds both pictures ('{loose[0]}') and folders of pictures ('{folders[0]}')",
+            layer=str(path),
+            hint="Give a folder per class, or one folder of pictures",
+        )
+    if folders:
+        return _list_class_folders(path, folders, classes, outputs)
+    return Listing(path=path, names=tuple(loose), labels=None)
 
 
 def draw(labels: I64 | None, rows: npt.NDArray[np.intp], *, count: int, seed: int) -> I64:

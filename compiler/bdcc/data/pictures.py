@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bdcc.data.listing import I64, Listing, draw, list_pictures, read_classes, reason
+from bdcc.data.listing import I64, Listing, draw, list_pictures, read_classes
 from bdcc.data.preprocess import U8, Preprocess
 from bdcc.errors import DataError
-from bdcc.files import reserve
+from bdcc.files import opened, read_file, reading, reason, reserve
 from bdcc.ir.graph import F32, Shape
 from bdcc.sealed import Shelf
 
@@ -188,10 +188,8 @@ def read_pictures(
 
 
 def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({reason(error)})", layer=str(file)) from None
+    with reading(file):
+        return read_file(file)
 
 
 def hold_pixels(pixels: U8 | F32, store: Shelf | None) -> tuple[Path | U8 | F32, str]:
@@ -271,7 +269,7 @@ def read_picture(file: Path, *, shape: Shape, preprocess: Preprocess) -> U8:
             hint="Give an .npz with float32 images [N, C, H, W]",
         )
     try:
-        with Image.open(file) as picture:
+        with opened(file) as content, Image.open(content) as picture:
             return preprocess.fit(picture, shape)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         text = "no picture format that Pillow knows"

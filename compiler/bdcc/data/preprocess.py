@@ -19,8 +19,24 @@ from PIL import Image
 
 from bdcc.errors import OptionError
 from bdcc.ir.graph import F32, Shape
+from bdcc.records import check
 
 U8 = npt.NDArray[np.uint8]
+NUMBERS = {"type": "array", "minItems": 1, "items": {"type": "number"}}
+# What as_json gives.
+SCHEMA = {
+    "type": "object",
+    "required": ["preset", "mean", "std", "scale", "channels", "resize"],
+    "properties": {
+        "preset": {"type": "string"},
+        "mean": NUMBERS,
+        "std": NUMBERS,
+        "scale": {"type": "number"},
+        "channels": {"enum": ["rgb", "bgr"]},
+        "resize": {"type": "string", "pattern": "stretch|crop:[0-9]{1,5}"},
+    },
+}
+LARGEST_CROP = 65536
 LUMA = (0.299, 0.587, 0.114)  # what Pillow weighs R, G, B with when it makes a picture gray
 
 
@@ -58,8 +74,17 @@ class Preprocess:
         """
         index = list(self.rgb_index)
         mean, std = np.array(self.mean)[index, None], np.array(self.std)[index, None]
-        values: F32 = ((np.arange(256.0) - mean) / std * self.scale).astype(np.float32)
+        with np.errstate(all="ignore"):  # what is no number then is told by `fits`
+            values: F32 = ((np.arange(256.0) - mean) / std * self.scale).astype(np.float32)
         return values
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether it makes numbers of pictures for an input of shape (C, H, W)."""
+        counts = {len(self.mean), len(self.std)}
+        if counts != {shape[0]} or (self.channels == "bgr" and shape[0] != 3):
+            return False
+        covers = self.crop is None or max(shape[1:]) <= self.crop <= LARGEST_CROP
+        return covers and bool(np.isfinite(self.table()).all())
 
     def apply(self, images: U8) -> F32:
         """uint8 [N, H, W, C] in R,G,B (or gray) -> float32 [N, C, H, W] in the model's channel
@@ -98,11 +123,13 @@ class Preprocess:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Preprocess:
+        """Raises ValueError where the record is not what `as_json` gives."""
+        check(record, SCHEMA)
         return Preprocess(
             preset=record["preset"],
-            mean=tuple(record["mean"]),
-            std=tuple(record["std"]),
-            scale=record["scale"],
+            mean=tuple(map(float, record["mean"])),
+            std=tuple(map(float, record["std"])),
+            scale=float(record["scale"]),
             channels=record["channels"],
             resize=record["resize"],
         )
@@ -147,7 +174,7 @@ def check_resize(resize: str, shape: Shape) -> None:
     size = resize.removeprefix("crop:")
     if not resize.startswith("crop:") or not (size.isascii() and size.isdigit()):
         raise OptionError(f"'{resize}' is neither stretch nor crop:SIZE", layer="--resize")
-    if not max(shape[1:]) <= int(size) <= 65536:
+    if not max(shape[1:]) <= int(size[:9]) <= LARGEST_CROP:
         raise OptionError(
             f"crop:{size} does not fit: the model's input is {shape[1]}x{shape[2]}",
             layer="--resize",
@@ -180,7 +207,7 @@ def make_preprocess(
     if std is not None and 0 in std:
         raise OptionError("0 would divide by zero", layer="--std")
     check_resize(resize, shape)
-    return replace(
+    found = replace(
         base,
         mean=_for_channels(base.mean, count) if mean is None else _given(mean, count, "--mean"),
         std=_for_channels(base.std, count) if std is None else _given(std, count, "--std"),
@@ -188,3 +215,6 @@ def make_preprocess(
         channels=(base.channels if count == 3 else "rgb") if channels is None else channels,
         resize=resize,
     )
+    if not found.fits(shape):
+        raise OptionError("pixels become larger than float32", layer="--mean, --std or --scale")
+    return found

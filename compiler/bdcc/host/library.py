@@ -15,10 +15,11 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 
+from bdcc.codegen.escape import library_text
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.targets import ISAS
 from bdcc.errors import DataError, MismatchError, OptionError
-from bdcc.files import temporary_folder
+from bdcc.files import reason, temporary_folder
 from bdcc.host.build import build
 from bdcc.host.facts import ProjectFacts, read_facts
 from bdcc.ir.graph import F32
@@ -29,6 +30,10 @@ E_ISA, E_THREADS = 8, 9
 GUARD_BYTES = 64  # behind the arena: nobody may write there
 GARBAGE = 0xA5  # what a fresh arena is filled with: as floats tiny, as codes large
 
+FUNCTIONS = (  # of every library; some have more of what is declared below
+    *("init", "init_isa", "run", "run_steps", "step_count", "step", "label", "strerror", "info"),
+    *("isa", "arena_bytes", "handle_bytes"),
+)
 # Handles are opaque here: the library says how many bytes they take.
 DECLARATIONS = """
 typedef struct {{
@@ -102,9 +107,16 @@ class Library:
             # may have been rebuilt since it was last loaded.
             link = Path(folder, shared_object.name)
             link.symlink_to(shared_object.resolve())
-            self._library = self._ffi.dlopen(str(link))
+            try:
+                self._library = self._ffi.dlopen(str(link))
+            except OSError as error:
+                raise MismatchError(
+                    f"the library cannot be loaded ({reason(error)})", layer=facts.name
+                ) from None
         self._threads = threading.local()
+        self._check_interface()
         self._handle = self._initialise(isa)
+        self._check_facts()
 
     @classmethod
     def open(cls, project: Path, *, isa: str | None = None, threads: bool = False) -> Library:
@@ -115,7 +127,10 @@ class Library:
         return getattr(self._library, f"{self.facts.name}_{function}")(*arguments)
 
     def _text(self, function: str, *arguments: Any) -> str:
-        return str(self._ffi.string(self._call(function, *arguments)).decode())
+        return self._text_of(self._call(function, *arguments))
+
+    def _text_of(self, pointer: Any) -> str:
+        return str(self._ffi.string(pointer).decode("utf-8", "backslashreplace"))
 
     def _initialise(self, isa: str | None) -> Any:
         handle = self._ffi.new("uint64_t[]", self._call("handle_bytes") // 8 + 1)
@@ -134,6 +149,39 @@ class Library:
                 layer=self.facts.name,
             )
         return handle
+
+    def _check_interface(self) -> None:
+        """Raises MismatchError for a library without bdcc's functions, as of another name."""
+        for function in FUNCTIONS:
+            if not hasattr(self._library, f"{self.facts.name}_{function}"):
+                raise MismatchError(f"the library has no {function}", layer=self.facts.name)
+
+    def _check_facts(self) -> None:
+        """What the project tells must be the library's: memory is made as large as that says."""
+        steps = [self._call("step", index) for index in range(self.step_count)]
+        found = [self._text_of(step.layer) for step in steps]
+        told = [library_text(record["layer"]) for record in self.facts.steps]
+        if told != found:
+            raise MismatchError(
+                f"the library's steps are {', '.join(found)}, the project's {', '.join(told)}",
+                layer=self.facts.name,
+            )
+        for step, record in zip(steps, self.facts.steps, strict=True):
+            tensor, shape = self._text_of(step.tensor), (step.channels, step.height, step.width)
+            coded = bool(step.bits)
+            if (tensor, *shape) != (library_text(record["tensor"]), *record["shape"]) or coded != (
+                record["quant"] is not None
+            ):
+                raise MismatchError(
+                    "the library's step and the project's differ", layer=record["layer"]
+                )
+        sizes = (self.arena_bytes, self._blob_bytes())
+        if sizes != (self.facts.arena_bytes, self.facts.weight_bytes):
+            raise MismatchError(
+                f"the library's arena and weights have {sizes[0]} and {sizes[1]} bytes, the "
+                f"project's {self.facts.arena_bytes} and {self.facts.weight_bytes}",
+                layer=self.facts.name,
+            )
 
     def close(self) -> None:
         if self._library is not None:
@@ -181,10 +229,13 @@ class Library:
 
     def linked_weights(self) -> U8:
         """A copy of the weight blob that the library computes with: uint8 [size]."""
+        start = self._ffi.cast("uint8_t **", self._handle)[0]
+        return np.frombuffer(self._ffi.buffer(start, self._blob_bytes()), np.uint8).copy()
+
+    def _blob_bytes(self) -> int:
         # The header has the handle's first member, and the emitter the size at byte 16 of a blob.
         start = self._ffi.cast("uint8_t **", self._handle)[0]
-        size = int(np.frombuffer(self._ffi.buffer(start + 16, 8), "<u8")[0])
-        return np.frombuffer(self._ffi.buffer(start, size), np.uint8).copy()
+        return int(np.frombuffer(self._ffi.buffer(start + 16, 8), "<u8")[0])
 
     def label(self, index: int) -> str:
         """Name of an output, "" without one."""
@@ -193,10 +244,6 @@ class Library:
     def step_name(self, index: int) -> str:
         """The layer's name in the model."""
         return str(self.facts.steps[index]["layer"])
-
-    def shown_name(self, index: int) -> str:
-        """The layer's name as the library says it: `library_text` of that in the model."""
-        return str(self._ffi.string(self._call("step", index).layer).decode())
 
     # --- running ----------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -15,16 +14,17 @@ import numpy.typing as npt
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import Trace, run_exact
-from bdcc.codegen.escape import CELL_MOST, library_text
+from bdcc.codegen.escape import CELL_MOST
 from bdcc.codegen.golden import expected_tensor
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import TARGETS
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import MismatchError, OutputError, one_line
 from bdcc.host.build import build
-from bdcc.host.facts import ProjectFacts, read_facts, read_oracle
+from bdcc.host.facts import REPORT_FILE, ProjectFacts, read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Shape
+from bdcc.records import read_record
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,7 +106,7 @@ def verify(
         names = tuple(first.isas if isas is None else isas)
         libraries = [stack.enter_context(Library(shared_object, facts, isa=name)) for name in names]
         _check_steps(first, facts, model)
-        preprocess = _preprocess(project)
+        preprocess = _preprocess(project, facts.input)
         _check_weights(first.linked_weights(), facts, model, preprocess)
         for done, (name, x) in enumerate(inputs, 1):
             trace = run_exact(model, x)
@@ -151,13 +151,12 @@ def _random_pixels(facts: ProjectFacts, *, seed: int) -> npt.NDArray[np.uint8]:
 
 
 def _check_steps(library: Library, facts: ProjectFacts, model: QuantizedModel) -> None:
-    """The library must have the steps that the project tells of, one for each decomposed layer."""
-    told = [library_text(record["layer"]) for record in facts.steps]
-    found = [library.shown_name(index) for index in range(library.step_count)]
-    missing = set(model.decomposed.layers) - {record["layer"] for record in facts.steps}
-    if told != found or missing:
+    """There must be a step for each decomposed layer."""
+    found = [library.step_name(index) for index in range(library.step_count)]
+    missing = set(model.decomposed.layers) - set(found)
+    if missing:
         raise MismatchError(
-            f"the library's steps are {', '.join(found)}, the project's {', '.join(told)}",
+            f"the library's steps are {', '.join(found)}, and none is '{min(missing)}'",
             layer=facts.name,
         )
 
@@ -238,14 +237,18 @@ def _compare_output(output: F32, model: QuantizedModel, trace: Trace, where: str
     _compare(found, trace.values[name].reshape(-1, 1, 1), where)
 
 
-def _preprocess(project: Path) -> Preprocess | None:
+def _preprocess(project: Path, shape: Shape) -> Preprocess | None:
     """What the library does to pixels, as report.json records it; None: it takes none."""
-    report = project / "report.json"
+    report = project / REPORT_FILE
     if not report.is_file():
         return None
     try:
-        return Preprocess.from_json(json.loads(report.read_text("utf-8"))["preprocess"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(report, {"type": "object", "required": ["preprocess"]})
+        preprocess = Preprocess.from_json(record["preprocess"])
+        if not preprocess.fits(shape):
+            raise ValueError("it is of another input")
+        return preprocess
+    except (OSError, ValueError):
         raise OutputError(
             "report.json is damaged", layer=str(project), hint="Compile the project again"
         ) from None

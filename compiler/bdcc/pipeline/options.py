@@ -19,7 +19,7 @@ from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.codegen.binary import Family
 from bdcc.codegen.names import NAME_MOST
 from bdcc.data.preprocess import Preprocess, make_preprocess
-from bdcc.errors import OptionError
+from bdcc.errors import OptionError, one_line
 from bdcc.ir.graph import Conv, Graph
 from bdcc.ir.onnx_limits import MAX_MEMORY
 
@@ -188,7 +188,7 @@ class CompileOptions:
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         record["target"] = Path(self.target).name  # it may be a file
         return {
-            key: value.name
+            key: one_line(value.name)
             if isinstance(value, Path)
             else list(value)
             if isinstance(value, tuple)

@@ -15,6 +15,7 @@ import numpy as np
 from bdcc.approx.evaluate import ranks_of
 from bdcc.approx.quantize import dequantize
 from bdcc.approx.simulate import run_float
+from bdcc.codegen.targets import target_of
 from bdcc.data.generate import generate_pictures
 from bdcc.data.listing import draw, list_pictures, read_classes
 from bdcc.data.pictures import Progress, read_picture, read_pictures
@@ -51,7 +52,10 @@ def open_project(folder: Path) -> Project:
     try:
         report = read_report(folder)
         preprocess = Preprocess.from_json(report["preprocess"])
-    except (ValueError, KeyError, TypeError):
+        target_of(report)
+        if not preprocess.fits(facts.input) or report["fingerprint"] != facts.fingerprint:
+            raise ValueError("it is of another project")
+    except ValueError:
         raise OutputError(
             "report.json is not there, is damaged, or is of another version of bdcc",
             layer=str(folder),

@@ -62,7 +62,7 @@ def make_report(
         fingerprint=f"{plan.fingerprint:016x}",
         target=plan.target.like or plan.target.name,
         target_changes=changes_of(plan.target),
-        model_name=model_name,
+        model_name=one_line(model_name),
         model_sha256=graph.sha256,
         options=options.as_json(),
         preprocess=material.search.preprocess.as_json(),

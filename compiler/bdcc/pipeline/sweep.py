@@ -20,7 +20,7 @@ import bdcc
 from bdcc.approx.model import MAX_BITS
 from bdcc.approx.tables import SEARCHED_BITS, is_chain
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError
+from bdcc.errors import OptionError, one_line
 from bdcc.files import write_text
 from bdcc.host.bench import bench
 from bdcc.host.build import build
@@ -153,7 +153,7 @@ def sweep(
     result = {
         "schema": SCHEMA_VERSION,
         "bdcc_version": bdcc.__version__,
-        "model": {"name": model.name, "sha256": graph.sha256},
+        "model": {"name": one_line(model.name), "sha256": graph.sha256},
         "target": own.target,
         **{key: rows[points[-1].name][key] for key in ("judge", "metric", "samples")},
         "float": rows[points[-1].name]["float"],
@@ -226,7 +226,10 @@ def _compile_points(
     rows: dict[str, dict[str, Any]] = {}
     for point in points:
         row = folder.read_row(point.name, keys[point.name])
-        if row is not None and (not keep or point.options.output.is_dir()):
+        told = (point.name, point.series, point.options.max_drop_pp)
+        if row is None or (row["name"], row["series"], row["D"]) != told:
+            continue
+        if not keep or point.options.output.is_dir():
             rows[point.name] = row
     if rows:
         say(f"found finished: {len(rows)} of {len(points)} points")
@@ -321,8 +324,8 @@ def _time_points(
     """
     distinct = {rows[point.name]["fingerprint"]: point for point in reversed(points)}
     key = digest(sorted((mark, keys[point.name]) for mark, point in distinct.items()))
-    times = folder.read_times(key) or Times(isa="")
-    if len(times.turns) == TURNS:
+    times = folder.read_times(key, distinct) or Times(isa="")
+    if len(times.turns) >= TURNS:
         return times
     projects: dict[str, tuple[Path, int]] = {}
     for number, (mark, point) in enumerate(distinct.items()):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,8 +21,42 @@ from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import check_output
 from bdcc.pipeline.tables import find_cost_table
+from bdcc.records import check, read_record
 from bdcc.report.report import write_json
+from bdcc.report.sweep import SERIES
+from bdcc.report.sweep_figure import METRICS
+from bdcc.report.text import JUDGES
 
+TEXT, MAYBE = {"type": "string"}, {"type": ["number", "null"]}
+NUMBER = {"type": "number", "minimum": -1e18, "maximum": 1e18}
+COUNT = {"type": "integer", "minimum": 0, "maximum": 2**48}
+TEXTS, COUNTS = ({"type": "array", "items": one} for one in (TEXT, COUNT))
+TIME = {**NUMBER, "minimum": 0}
+# A point's row (pipeline/sweep.py).
+ROW_FIELDS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "fingerprint"), TEXT),
+    "series": {"enum": list(SERIES)},
+    "judge": {"enum": list(JUDGES)},
+    "metric": {"enum": list(METRICS)},
+    **dict.fromkeys(("layers", "kernel", "warnings"), TEXTS),
+    **dict.fromkeys(("bases", "q"), COUNTS),
+    **dict.fromkeys(("D", "predicted", "mean_bq"), MAYBE),
+    **dict.fromkeys(("ms_min", "ms_median"), TIME),
+    **dict.fromkeys(("measured", "drop_pp", "drop_low", "drop_high"), NUMBER),
+    **dict.fromkeys(("holdout_measured", "holdout_drop_pp", "float", "holdout_float"), NUMBER),
+    **dict.fromkeys(("weight_bytes", "samples", "holdout_samples"), COUNT),
+    "met": {"type": ["boolean", "null"]},
+}
+ROW = {"type": "object", "required": list(ROW_FIELDS), "properties": ROW_FIELDS}
+TURN = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "minItems": 2, "maxItems": 2, "items": TIME},
+}
+TIMES = {
+    "type": "object",
+    "required": ["isa", "turns"],
+    "properties": {"isa": TEXT, "turns": {"type": "array", "minItems": 1, "items": TURN}},
+}
 WRITTEN = ("sweep.json", "sweep.csv", "sweep.svg", "sweep.html")
 
 
@@ -62,11 +96,8 @@ class SweepFolder:
         with writing(self.root):
             check_folder(self.root)
             self._refuse_others()
-        stale = [
-            name
-            for name in keys
-            if (self.points / f"{name}.json").exists() and self.read_row(name, keys[name]) is None
-        ]
+        kept = {name: self._kept(name) for name in keys}
+        stale = [name for name, one in kept.items() if one and one["key"] != keys[name]]
         if stale and not force:
             raise OutputError(
                 f"holds a sweep of another model, data, options or bdcc ('{stale[0]}')",
@@ -106,15 +137,16 @@ class SweepFolder:
 
     def read_row(self, name: str, key: str) -> dict[str, Any] | None:
         """The row of a point, None unless it is there and has that key."""
-        found: dict[str, Any] | None = self._read(name, key)
+        found: dict[str, Any] | None = self._read(name, key, ROW)
         return found
 
     def write_row(self, name: str, key: str, row: Mapping[str, Any]) -> None:
         self._write(name, key, row)
 
-    def read_times(self, key: str) -> Times | None:
-        found = self._read("times", key)
-        if found is None:
+    def read_times(self, key: str, marks: Collection[str]) -> Times | None:
+        """Of the projects with these fingerprints."""
+        found = self._read("times", key, TIMES)
+        if found is None or any(turn.keys() != set(marks) for turn in found["turns"]):
             return None
         turns = ({mark: (a, b) for mark, (a, b) in turn.items()} for turn in found["turns"])
         return Times(isa=found["isa"], turns=tuple(turns))
@@ -123,12 +155,25 @@ class SweepFolder:
         turns = [{mark: list(one) for mark, one in turn.items()} for turn in times.turns]
         self._write("times", key, {"isa": times.isa, "turns": turns})
 
-    def _read(self, name: str, key: str) -> Any:
-        try:
-            record = json.loads((self.points / f"{name}.json").read_text("utf-8"))
-            return record["value"] if record["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
+    def _read(self, name: str, key: str, schema: Mapping[str, Any]) -> Any:
+        """None where it is not there, has another key, or is damaged."""
+        record = self._kept(name)
+        if record is None or record["key"] != key:
             return None
+        try:
+            check(record["value"], schema)
+        except ValueError:
+            return None
+        return record["value"]
+
+    def _kept(self, name: str) -> Mapping[str, Any] | None:
+        """What `_write` wrote, None where it is not there or is damaged."""
+        kept = {"type": "object", "required": ["key", "value"]}
+        try:
+            record: Mapping[str, Any] = read_record(self.points / f"{name}.json", kept)
+        except (OSError, ValueError):
+            return None
+        return record
 
     def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
         with writing(self.points):

@@ -23,15 +23,15 @@ from bdcc.codegen.costs import (
 )
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target, planned_core, target_of
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, one_line
+from bdcc.errors import DataError, OptionError, one_line
 from bdcc.files import check_folder, check_regular, sweep_parts, write_text, writing
-from bdcc.host.facts import read_facts, read_oracle
+from bdcc.host.facts import ORACLE_FILE, REPORT_FILE, read_facts, read_oracle
 from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
 from bdcc.host.remote import Goal, match_target, probe_board, run_there
 from bdcc.host.tune import BUDGET_S, ROUNDS, tune
 from bdcc.pipeline.cache import default_folder
-from bdcc.report.report import read_report
+from bdcc.pipeline.project import open_project
 from bdcc.report.text import table
 from bdcc.sealed import Shelf
 
@@ -204,7 +204,7 @@ def tuning_of(
     keep the table in the file or in the cache, and tell what the project's layers would take by it,
     and what to do.
     """
-    model, report = read_oracle(project), read_report(project)
+    report, model = open_project(project).report, read_oracle(project)
     target = target_of(report)
     place = find_place(host)
     wanted = target.planned_for or place.isas[-1]
@@ -223,6 +223,12 @@ def tuning_of(
         cache = None
     file = _measure_table(isa, place, output, cache=cache, progress=progress)
     planned = {row["name"]: row["kernel"] for row in report["layers"]}
+    if not planned.keys() >= model.decomposed.layers.keys():
+        raise DataError(
+            f"{REPORT_FILE} and {ORACLE_FILE} tell of different layers",
+            layer=str(project),
+            hint="Compile the project again",
+        )
     rows = [
         {
             "name": name,
@@ -275,14 +281,14 @@ def _advice(
     report.json; target: planned for what was measured; cached: whether the file is in the cache.
     """
     slower = f"{sum(row['planned'] != row['fastest'] for row in rows)} of {len(rows)} layers"
-    if options["kernel"] != "auto":
+    if options.get("kernel", "auto") != "auto":
         return (
             f"--kernel {options['kernel']} decides for this project, whatever the table says; "
             f"without it {slower} would be faster"
         )
     if all(row["planned"] == row["fastest"] for row in rows):
         return "every layer has its fastest kernel already"
-    room = ", where --ram has room" if options["ram_bytes"] else ""
+    room = ", where --ram has room" if options.get("ram_bytes") else ""
     again = ["bdcc", "compile", "..."]
     if target.planned_for is not None:
         again += ["--target", target.name]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.files import write_text
+from bdcc.files import reason, write_text
+from bdcc.records import read_record
 
 SCHEMA_VERSION = 1
 Hits = npt.NDArray[np.bool_]
@@ -276,11 +277,14 @@ def read_report(project: Path) -> dict[str, Any]:
     damaged.
     """
     try:
-        report = json.loads((project / "report.json").read_text("utf-8"))
+        report: dict[str, Any] = read_record(project / "report.json", load_schema())
     except OSError as error:
-        raise ValueError(str(error.strerror)) from None
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA_VERSION:
-        raise ValueError(f"it is not of schema {SCHEMA_VERSION}")
+        raise ValueError(reason(error)) from None
+    except ValueError as error:
+        raise ValueError(f"it is not of schema {SCHEMA_VERSION}: {error}") from None
+    names = [layer["name"] for layer in report["layers"]]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its layers have one name")
     return report
 
 
