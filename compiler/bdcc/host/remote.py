@@ -24,9 +24,9 @@ from typing import IO
 from bdcc.codegen.emit import shipped
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target
 from bdcc.errors import BdccError, BuildError, MismatchError, OptionError, OutputError
-from bdcc.host.build import first_error
 from bdcc.host.facts import read_facts
 from bdcc.host.machine import ISA_PROBE, arm_core, cpu_name
+from bdcc.host.tools import first_error
 
 Progress = Callable[[str, int, int], None]
 OPTIONS = (

@@ -9,7 +9,6 @@ that are not negative and fit their times best become the table's.
 from __future__ import annotations
 
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,6 +30,7 @@ from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import ISAS, Target
 from bdcc.host.library import Library
 from bdcc.host.probes import pinned
+from bdcc.host.tools import scratch_folder
 from bdcc.ir.graph import (
     Conv,
     Dense,
@@ -75,7 +75,7 @@ def tune(
     else:
         target = replace(target, name=name, isas=isas)
     for index, family in enumerate(FAMILIES):
-        with tempfile.TemporaryDirectory(prefix="bdcc-tune-") as folder:
+        with scratch_folder("bdcc-tune-") as folder:
             if progress is not None:
                 progress(f"kernels on {isa}", index, len(FAMILIES))
             plan = make_plan(
@@ -84,8 +84,8 @@ def tune(
                 target=target,
                 families=dict.fromkeys(model.decomposed.layers, family),
             )
-            emit_sources(plan, Path(folder))
-            times = (measure or _measure_here)(Path(folder), isa)
+            emit_sources(plan, folder)
+            times = (measure or _measure_here)(folder, isa)
         ns |= _costs(graph, family, isa, times)
     return ns
 
