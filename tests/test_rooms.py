@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "compiler" / "bdcc"
-ROOMS = ("errors", "files", "ir", "approx", "data", "codegen", "host", "report", "pipeline", "cli")
+ROOMS = (
+    "errors",
+    "files",
+    "ir",
+    "approx",
+    "data",
+    "codegen",
+    "host",
+    "report",
+    "pipeline",
+    "streams",
+    "cli",
+)
 HOMES = {
     "onnx": "ir/onnx_*.py",
     "cffi": "host/library.py",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bdcc.errors import BdccError, OptionError
+from bdcc.streams import open_streams
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 an error in one line, 2 usage, 3 missed, 4
     differs, 5 build, 130.
     """
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
