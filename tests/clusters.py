@@ -17,10 +17,10 @@ STARTS_S = 120  # far beyond what a busy machine needs
 
 
 @contextmanager
-def running_scheduler(folder: Path) -> Iterator[str]:
-    """The address of a scheduler, which keeps a file in the folder."""
+def running_scheduler(folder: Path, *more: str) -> Iterator[str]:
+    """The address of a scheduler, which keeps a file in the folder; more: of its options."""
     file = folder / "scheduler.json"
-    given = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+    given = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file), *more)
     # If the tests are killed, it ends by itself, and its workers with it.
     with _running("dask_scheduler", *given, "--idle-timeout", "300s") as process:
         deadline = time.monotonic() + STARTS_S
@@ -32,11 +32,13 @@ def running_scheduler(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def running_workers(scheduler: str) -> Iterator[str]:
-    """--workers for two worker processes of the scheduler; one that dies is started again."""
+def running_workers(scheduler: str, *more: str) -> Iterator[str]:
+    """--workers for two worker processes of the scheduler; one that dies is started again. more:
+    of their options.
+    """
     import distributed
 
-    given = ("--nworkers", "2", "--nthreads", "1", "--host", "127.0.0.1")
+    given = ("--nworkers", "2", "--nthreads", "1", "--host", "127.0.0.1", *more)
     with _running("dask_worker", scheduler, *given):
         with distributed.Client(scheduler, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=STARTS_S)

@@ -24,6 +24,7 @@ ROOMS = (
     "host",
     "report",
     "pipeline",
+    "streams",
     "cli",
 )
 HOMES = {

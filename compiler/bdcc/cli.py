@@ -24,6 +24,7 @@ import click
 
 from bdcc.errors import BdccError, OptionError, one_line
 from bdcc.files import LOST
+from bdcc.streams import open_streams
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 an error in one line, 2 usage, 3 missed, 4
     differs, 5 build, 130.
     """
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     before = _end_like_ctrl_c()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no UTF-8 are shown, as on stderr

@@ -7,8 +7,11 @@ import functools
 import os
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,15 +125,118 @@ def test_workers_of_another_version_are_refused(
         runner.run(FLOAT, blas_threads, stage="threads")
 
 
+def refused(address: str) -> str:
+    """The line, which comes soon and leaves no thread behind."""
+    before, began = set(threading.enumerate()), time.monotonic()
+    with pytest.raises(OptionError, match=r"^--workers: ") as caught:
+        ChunkRunner(Noise(2), workers=f"dask:{address}")
+    assert time.monotonic() - began < 15
+    assert set(threading.enumerate()) <= before
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 500
+    return line
+
+
 def test_where_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "CONNECT_S", 0.2)
+    monkeypatch.setattr(workers, "CONNECT_S", 0.3)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # taken, so that nobody listens there
         address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(
-            OptionError, match=f"^--workers: no Dask scheduler answers at '{address}"
+        assert f"no Dask scheduler answers at '{address}' (" in refused(address)
+
+
+def test_where_nothing_is_ever_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "no Dask scheduler answers" in refused(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 64, b"SSH-2.0-x\r\n", b"\xff" * 99]
+)
+def test_where_something_else_answers(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(workers, "CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    one, _ = server.accept()
+                except OSError:
+                    return
+                with one:
+                    one.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            refused(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("foo", "missing port number"),
+        ("tcp://", "missing port number"),
+        (" ", "missing port number"),
+        ("http://127.0.0.1:8786", "unknown address scheme 'http'"),
+        ("tls://", "needs certificates, and Dask's configuration names none"),
+        ("tls://127.0.0.1:8786", "needs certificates, and Dask's configuration names none"),
+        ("inproc://1", "no Dask scheduler answers"),
+        ("tcp://127.0.0.1:99999", "no Dask scheduler answers"),
+        ("tcp://127.0.0.1:-1", "no Dask scheduler answers"),
+        ("tcp://[::1", "no Dask scheduler answers"),
+        ("tcp://nowhere.invalid:8786", "no Dask scheduler answers"),
+        ("tcp://\x1b[2J\n:1", "no Dask scheduler answers"),
+    ],
+)
+def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, address: str, why: str) -> None:
+    monkeypatch.setattr(workers, "CONNECT_S", 0.3)
+    assert why in refused(address)
+
+
+def test_a_worker_is_no_scheduler(cluster: str) -> None:
+    import distributed
+
+    with distributed.Client(cluster.removeprefix("dask:"), set_as_default=False) as client:
+        address = next(iter(client.scheduler_info()["workers"]))
+    assert "(a Worker answers)" in refused(address)
+
+
+def test_a_cluster_that_only_answers_certificates(
+    tmp_path: Path, tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/workers.md."""
+    text = (Path(__file__).parents[2] / "docs" / "workers.md").read_text("utf-8")
+    (make,) = (line for line in text.splitlines() if "openssl req" in line)
+    subprocess.run(["sh", "-c", make], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "bdcc.key").stat().st_mode & 0o77 == 0
+    options = [line.partition("dask scheduler ")[2] for line in text.splitlines()]
+    (given,) = (line.split("#")[0].split() for line in options if "--tls-ca-file" in line)
+    monkeypatch.chdir(tmp_path)
+    exported = [line.strip().removeprefix("export ") for line in text.splitlines()]
+    named = dict(line.split("=") for line in exported if line.startswith("DASK_DISTRIBUTED__"))
+    assert len(named) == 4
+    certified = [word for word in given if word != "--protocol" and word != "tls"]
+    import dask
+
+    with running_scheduler(tmp_path, *given) as address:
+        assert address.startswith("tls://")
+        assert "needs certificates" in refused(address)
+        configured = {
+            name.removeprefix("DASK_").lower().replace("__", "."): value == "true" or value
+            for name, value in named.items()
+        }
+        with (
+            dask.config.set(configured),
+            running_workers(address, *certified) as at,
+            ChunkRunner(Noise(70), workers=at) as runner,
         ):
-            ChunkRunner(Noise(2), workers=f"dask:{address}")
+            assert len(runner.run(FLOAT, blas_threads, stage="threads")) == 2
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ A model travels once to each worker, which keeps the last one that it was given,
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import logging
@@ -28,8 +29,8 @@ import numpy.typing as npt
 import bdcc
 from bdcc.approx.evaluate import Network, PictureSource, prepare
 from bdcc.approx.model import DecomposedModel
-from bdcc.errors import BdccError, OptionError
-from bdcc.files import TEMPORARY_HINT, temporary_folder, writing
+from bdcc.errors import BdccError, OptionError, one_line
+from bdcc.files import TEMPORARY_HINT, reason, temporary_folder, writing
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -224,17 +225,57 @@ def _connect(address: str) -> Any:
             layer="--workers",
             hint="pip install 'bdcc[dask]'",
         ) from None
-    for name in ("distributed", "distributed.client"):  # what matters, errors tell
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters, errors tell
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    # A Client tries for a minute, and leaves threads behind; so first it is seen who is there.
     try:
-        return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError):
+        kind = asyncio.run(_kind_of(address))
+        if kind == "Scheduler":
+            return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        problem = f"a {one_line(kind[:40])} answers" if kind else "what answers is not Dask"
+    except OptionError:
+        raise
+    except TimeoutError:
+        problem = f"nothing is said within {CONNECT_S} seconds"
+    except Exception as error:  # of Dask, Tornado, OpenSSL, whatever the address makes them raise
+        problem = _innermost(error)
+    raise OptionError(
+        f"no Dask scheduler answers at '{address}' ({problem})",
+        layer="--workers",
+        hint="Start one with `dask scheduler` and give the address that it prints, "
+        "like dask:tcp://10.0.0.1:8786",
+    )
+
+
+async def _kind_of(address: str) -> str:
+    """What answers there calls itself: Scheduler, Worker, or "" if it is nothing of Dask's."""
+    import distributed
+
+    arguments = distributed.Security().get_connection_args("client")  # as Dask is configured
+    if address.startswith("tls:") and arguments.get("ssl_context") is None:
         raise OptionError(
-            f"no Dask scheduler answers at '{address}'",
+            f"'{address}' needs certificates, and Dask's configuration names none",
             layer="--workers",
-            hint="Start one with `dask scheduler` and give the address that it prints, "
-            "like dask:tcp://10.0.0.1:8786",
-        ) from None
+            hint="Name them as docs/workers.md does",
+        )
+
+    async def ask() -> Any:
+        there = distributed.rpc(address, timeout=CONNECT_S, connection_args=arguments)
+        async with there:
+            return await there.identity()
+
+    answer = await asyncio.wait_for(ask(), CONNECT_S + 2)  # connecting has a reason to tell
+    kind = answer.get("type") if isinstance(answer, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _innermost(error: BaseException) -> str:
+    """The reason of the innermost error that tells one, for Dask wraps them."""
+    told = reason(error)
+    while (cause := error.__cause__) is not None:
+        error = cause
+        told = reason(error) if str(error).strip() else told
+    return told[:120]
 
 
 def _pickled(model: DecomposedModel) -> tuple[str, bytes]:

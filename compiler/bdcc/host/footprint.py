@@ -5,10 +5,8 @@ target's compiler, and nothing is run.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from pathlib import Path
 from bdcc.codegen.targets import Target
 from bdcc.errors import BuildError
 from bdcc.files import temporary_folder
-from bdcc.host.build import JOBS, first_error
+from bdcc.host.build import BUILD_S, run_make
 from bdcc.host.facts import read_facts
+from bdcc.host.tools import Ran, run_tool
 
 HANDLE_BYTES = 12  # of <m>_t on 32 bits: a pointer and two words
 LEAF_BYTES = 64  # memcpy and its kin, and what libgcc has for 64-bit integers, call nothing
@@ -53,12 +52,18 @@ def measure_footprint(project: Path, target: Target) -> Footprint | None:
     facts = read_facts(project)
     name = facts.name
     with temporary_folder() as folder:
-        library, image = Path(folder) / f"lib{name}.a", Path(folder) / "image"
-        _run(
-            ["make", "-C", str(project), f"-j{JOBS}", f"CROSS={target.cross}", f"BUILD={folder}",
-             "CPPFLAGS=-fcallgraph-info=su", str(library)]
-        )  # fmt: skip
-        graphs = [file.read_text("utf-8") for file in Path(folder).glob("*.ci")]
+        # A copy: the user's build/ is of another compiler, and make takes no names with spaces.
+        copy = folder / "project"
+        shutil.copytree(project, copy, ignore=shutil.ignore_patterns("build", "host"))
+        made = Path("build", f"lib{name}.a")
+        _check(
+            "make",
+            run_make(
+                copy, (f"CROSS={target.cross}", "CPPFLAGS=-fcallgraph-info=su", str(made)), kept=()
+            ),
+        )
+        library, image = copy / made, folder / "image"
+        graphs = [file.read_text("utf-8") for file in library.parent.glob("*.ci")]
         frames, calls = _call_graph("\n".join(graphs))
         seldom = {f"{name}_{function}" for function in SELDOM}
         entries = [f for f in frames if f.startswith(f"{name}_") and f not in seldom]
@@ -117,21 +122,14 @@ def _deepest(
 
 
 def _run(command: Sequence[str]) -> str:
-    """The Makefile's flags, whatever the environment has for other compilers."""
-    ours = ("CC", "AR", "CFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS", "MFLAGS", "CROSS")
-    environment = {key: value for key, value in os.environ.items() if key not in ours}
-    done = subprocess.run(
-        command,
-        env={**environment, "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
+    return _check(command[0], run_tool(command, seconds=BUILD_S))
+
+
+def _check(program: str, ran: Ran) -> str:
+    """What it has said; raises BuildError if it failed."""
+    if ran.problem is not None:
         raise BuildError(
-            f"{command[0]} does not build it for the target "
-            f"({first_error(done.stdout + done.stderr)})",
+            f"{program} does not build it for the target ({ran.problem})",
             hint="On Debian its compiler is gcc-arm-none-eabi and libnewlib-arm-none-eabi",
         )
-    return done.stdout
+    return ran.out

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import platform
-import subprocess
 from pathlib import Path
 
 from bdcc.codegen.emit import shipped
 from bdcc.codegen.targets import ISAS
+from bdcc.errors import BuildError
 from bdcc.files import temporary_folder
-from bdcc.host.build import compile_program
+from bdcc.host.build import compile_program, run_program
 
 ISA_PROBE = """#include <stdio.h>
 #include "bdcc_isa.h"
@@ -38,14 +39,19 @@ _CORES = {
 def usable_isas() -> tuple[str, ...]:
     """Instruction sets of this machine, the widest last. Raises BuildError without a compiler."""
     with temporary_folder() as folder:
-        source, program = Path(folder) / "isas.c", Path(folder) / "isas"
+        source, program = folder / "isas.c", folder / "isas"
         source.write_text(ISA_PROBE)
         compile_program(source, program, arguments=["-std=c11", f"-I{shipped('runtime')}"])
-        try:
-            ran = subprocess.run([program], capture_output=True, text=True, check=False)
-        except OSError:  # a program for another machine
-            return ISAS[:1]
-    names = ran.stdout.split()
+        ran = run_program(program)
+    if ran.refused == errno.ENOEXEC:  # a program for another machine
+        return ISAS[:1]
+    if ran.problem is not None:
+        raise BuildError(
+            f"a program that the C compiler has made in {folder.parent} does not run "
+            f"({ran.problem})",
+            hint="If programs may not be run there, name another folder by TMPDIR",
+        )
+    names = ran.out.split()
     return tuple(isa for isa in ISAS if isa in names or isa == ISAS[0])
 
 

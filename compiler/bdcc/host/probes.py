@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from bdcc.codegen.emit import shipped
 from bdcc.errors import BuildError
 from bdcc.files import temporary_folder
-from bdcc.host.build import compile_program
+from bdcc.host.build import compile_program, run_program
 
 SOURCE = Path(__file__).with_name("probe.c")
 ARGUMENTS = ("-std=gnu11", "-O2", "-ffp-contract=off")
@@ -41,13 +40,12 @@ class Machine:
 def measure_machine(*, weight_bytes: int) -> Machine:
     """Compiles and runs probe.c, which takes less than a second. Raises BuildError."""
     with temporary_folder() as folder:
-        program = Path(folder, "probe")
+        program = folder / "probe"
         compile_program(SOURCE, program, arguments=[*ARGUMENTS, f"-I{shipped('runtime')}"])
-        command = [str(program), str(max(weight_bytes, 1))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"{SOURCE.name} ended with status {done.returncode}")
-    lines = [line.split() for line in done.stdout.splitlines()]
+        ran = run_program(program, str(max(weight_bytes, 1)))
+    if ran.problem is not None:
+        raise BuildError(f"{SOURCE.name} does not run ({ran.problem})")
+    lines = [line.split() for line in ran.out.splitlines()]
     single = {line[0]: line[1] for line in lines if len(line) == 2}
     cache, memory, weights = (float(line[2]) for line in lines if line[0] == "read")
     return Machine(

@@ -8,25 +8,34 @@ One connection does all of it: what board.sh does at the other end.
 from __future__ import annotations
 
 import io
+import os
 import re
+import selectors
 import shlex
 import subprocess
 import tarfile
-import tempfile
-import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import IO
 
 from bdcc.codegen.emit import shipped
 from bdcc.codegen.targets import ISAS, TARGETS, Target, find_target
-from bdcc.errors import BdccError, BuildError, MismatchError, OptionError, OutputError
-from bdcc.host.build import first_error
+from bdcc.errors import (
+    BdccError,
+    BuildError,
+    MismatchError,
+    OptionError,
+    OutputError,
+    one_line,
+)
+from bdcc.files import reason, temporary_folder
 from bdcc.host.facts import read_facts
 from bdcc.host.machine import ISA_PROBE, arm_core, cpu_name
+from bdcc.host.tools import LOOK_S, first_error, run_tool
 
 Progress = Callable[[str, int, int], None]
 OPTIONS = (
@@ -45,9 +54,16 @@ LONG_AGO = (
     1_000_000_000  # every file's time: older than what a board builds, whatever its clock says
 )
 BLOCK = 1 << 16
+GREETING_S = 60  # until the script's first word
+SILENCE_S = 1800  # between its words: a slow board compiles one file for minutes
 PATIENCE_S = 15  # for a board to put things away
+SAID_BYTES = 1 << 26  # at most, of all that is said there
+SHOWN = 200  # characters of a line that is shown
 LOST = re.compile("(?i)connection|broken pipe|timeout|closed by")
 FOLDER = re.compile(r"/.*/bdcc\.[A-Za-z0-9]{6,}")
+MACHINE = re.compile("[A-Za-z0-9_.+-]{1,100}")
+TIMES = re.compile("([1-9][0-9]{0,8}) ([0-9]{1,18}) ([0-9]{1,18})")
+PASSED = "selftest: every layer equals the oracle"
 IN_32_BITS = {"cortex-a53": "rpi3-32", "cortex-a76": "rpi4-32"}  # targets of cores that name others
 STAGES = ("folder", "copy", "tools", "build", "selftest", "bench")
 
@@ -115,7 +131,8 @@ def probe_board(destination: str) -> Board:
     """What is there. Raises BuildError if it cannot be reached or has no compiler."""
     files: dict[str, Path | bytes] = {"isas.c": ISA_PROBE.encode()}
     files |= {name: shipped("runtime").joinpath(name).read_bytes() for name in _HEADERS}
-    return _board(_work(destination, files, task=("probe",)).found)
+    work = _work(destination, files, task=("probe",))
+    return replace(_board(work), isas=work.isas())
 
 
 def match_target(board: Board) -> Target:
@@ -173,49 +190,44 @@ def run_there(
         keep=keep,
         progress=progress,
     )
-    found = work.found
+    by_step = sum(goal.by_step for goal in goals)
     return Outcome(
-        board=_board(found),
-        isa=found["isa"][-1],
-        whole=_times(found.get("run", ())),
-        steps=_times(found.get("steps", ())),
-        selftest=tuple(found.get("selftest", ())),
-        folder=work.folder if keep else None,
-        celsius=_celsius(found["celsius"][-1]),
-        throttled=_throttled(found["throttled"][-1]),
+        board=_board(work),
+        isa=work.isas(count=len(goals))[-1],
+        whole=work.times("run", count=len(goals) - by_step),
+        steps=work.times("steps", count=by_step * (len(facts.steps) + 1)),
+        selftest=work.passed() if selftest else (),
+        folder=work.one("folder", FOLDER) if keep else None,
+        celsius=_celsius(work.one("celsius")),
+        throttled=_throttled(work.one("throttled")),
     )
 
 
 _HEADERS = ("bdcc_isa.h", "bdcc_base.h")
 
 
-def _board(found: Mapping[str, Sequence[str]]) -> Board:
-    cpuinfo = "\n".join(found.get("cpuinfo", ()))
-    memory = re.match(r"(\d+) kB", found.get("memory", ("",))[0])
-    cpus = found["cpus"][0]
-    isas = found.get("isa")
+def _board(work: _Work) -> Board:
+    """What only describes it is None where it is not told as it should be."""
+    cpuinfo = "\n".join(work.found.get("cpuinfo", ()))
+    memory = re.fullmatch("([0-9]{1,12}) kB", work.found.get("memory", ("",))[0])
+    cpus = work.one("cpus")
+    machine = work.one("machine", MACHINE)
     return Board(
-        cpu=cpu_name(cpuinfo) or found["machine"][0],
+        cpu=cpu_name(cpuinfo)[:SHOWN] or machine,
         core=arm_core(cpuinfo),
-        machine=found["machine"][0],
-        kernel=found["kernel"][0],
-        cpus=int(cpus) if cpus.isdigit() else None,
+        machine=machine,
+        kernel=work.one("kernel")[:SHOWN],
+        cpus=int(cpus) if re.fullmatch("[1-9][0-9]{0,4}", cpus) else None,
         memory_bytes=1024 * int(memory[1]) if memory else None,
-        isas=None if isas is None else tuple(isa for isa in ISAS if isa in isas),
     )
 
 
-def _times(lines: Sequence[str]) -> tuple[Times, ...]:
-    rows = [line.split() for line in lines]
-    return tuple(Times(rounds=int(n), least=float(a), median=float(b)) for n, a, b in rows)
-
-
 def _celsius(text: str) -> float | None:
-    return int(text) / 1000 if text.isdigit() else None
+    return int(text) / 1000 if re.fullmatch("-?[0-9]{1,6}", text) else None
 
 
 def _throttled(text: str) -> str | None:
-    bits = re.fullmatch("throttled=(0x[0-9a-fA-F]+)", text)
+    bits = re.fullmatch("throttled=(0x[0-9a-fA-F]{1,16})", text)
     return bits[1] if bits else None
 
 
@@ -240,19 +252,31 @@ def _project_files(project: Path, *, selftest: bool) -> dict[str, Path | bytes]:
 
 @dataclass(slots=True, kw_only=True)
 class _Work:
-    """What the board has said so far. found: lines by key."""
+    """What the board has said so far, and the only reader of it: whoever asks for something gets
+    it as it should be, or a BuildError that tells what was said instead. found: lines by key;
+    volume: bytes of all that was said; removed: whether its folder was, by a second connection.
+    """
 
     destination: str
     planned_for: str = ""
     machine: str = ""
     found: dict[str, list[str]] = field(default_factory=dict)
+    volume: int = 0
+    removed: bool = False
+    _rest: bytes = b""
 
-    def take(self, said: bytes) -> None:
-        """A line; one that is not board.sh's is of a login."""
-        mark, _, rest = said.decode(errors="replace").rstrip().partition(" ")
-        if mark == "bdcc":
-            key, _, value = rest.partition(" ")
-            self.found.setdefault(key, []).append(_printable(value).strip())
+    def hear(self, said: bytes) -> None:
+        """Takes complete lines; one that is not board.sh's is of a login."""
+        self.volume += len(said)
+        if self.volume > SAID_BYTES:
+            return
+        *lines, rest = (self._rest + said).split(b"\n")
+        self._rest = rest[:BLOCK]
+        for line in lines:
+            mark, _, rest_of_it = line.decode(errors="replace").rstrip().partition(" ")
+            if mark == "bdcc":
+                key, _, value = rest_of_it.partition(" ")
+                self.found.setdefault(key, []).append(one_line(value.replace("\t", " ").strip()))
 
     @property
     def stage(self) -> str | None:
@@ -261,6 +285,67 @@ class _Work:
     @property
     def folder(self) -> str | None:
         return self.found.get("folder", [None])[-1]
+
+    def odd(self, what: str) -> BuildError:
+        return BuildError(
+            f"it does not answer as it should: {what}",
+            layer=self.destination,
+            hint=self.left or "See what its login does",
+        )
+
+    @property
+    def left(self) -> str | None:
+        """Where its folder is, if it is still there."""
+        if self.folder is None or self.removed or "gone" in self.found:
+            return None
+        return f"Its folder there is {self.folder[:SHOWN]}"
+
+    def one(self, key: str, form: re.Pattern[str] | None = None) -> str:
+        """What it has said once."""
+        values = self.found.get(key, [])
+        if len(values) != 1:
+            raise self.odd(f"'{key}' is said {len(values)} times instead of once")
+        if form is not None and not form.fullmatch(values[0]):
+            raise self.odd(f"'{key}' is '{values[0][:SHOWN]}'")
+        return values[0]
+
+    def isas(self, *, count: int | None = None) -> tuple[str, ...]:
+        """Instruction sets; without a count each that it has, the widest last."""
+        values = self.found.get("isa", [])
+        wrong = next((value for value in values if value not in ISAS), None)
+        if wrong is not None:
+            raise self.odd(f"'{wrong[:SHOWN]}' is no instruction set that bdcc knows")
+        if count is None:
+            if ISAS[0] not in values:
+                raise self.odd(f"it has not even the instruction set '{ISAS[0]}'")
+            return tuple(isa for isa in ISAS if isa in values)
+        if len(values) != count:
+            raise self.odd(f"'isa' is said {len(values)} times instead of {count}")
+        return tuple(values)
+
+    def times(self, key: str, *, count: int) -> tuple[Times, ...]:
+        lines = self.found.get(key, [])
+        if len(lines) != count:
+            raise self.odd(f"{len(lines)} times of '{key}' instead of {count}")
+        times = []
+        for line in lines:
+            words = TIMES.fullmatch(line)
+            if words is None or int(words[2]) > int(words[3]):
+                raise self.odd(f"a time of '{key}' is '{line[:SHOWN]}'")
+            times.append(Times(rounds=int(words[1]), least=float(words[2]), median=float(words[3])))
+        return tuple(times)
+
+    def passed(self) -> tuple[str, ...]:
+        """The selftest's lines, the last of which says that all is well."""
+        lines = tuple(self.found.get("selftest", ()))
+        if lines[-1:] != (PASSED,):
+            last = lines[-1][:SHOWN] if lines else ""
+            raise self.odd(f"its selftest ends with '{last}'")
+        return lines
+
+
+class _OddError(Exception):
+    """What is odd about a conversation that is broken off."""
 
 
 def _work(
@@ -277,7 +362,11 @@ def _work(
     for anything.
     """
     work = _Work(destination=destination, machine=machine, planned_for=planned_for)
-    with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as errors:
+    with (
+        temporary_folder() as folder,
+        (folder / "archive").open("w+b") as archive,
+        (folder / "errors").open("w+b") as errors,
+    ):
         size = _pack(files, archive)
         words = [str(size), "keep" if keep else "", machine, *task]
         command = shlex.join(["sh", "-c", SCRIPT.read_text("utf-8"), "bdcc", *words])
@@ -292,15 +381,19 @@ def _work(
             )
         except OSError as error:
             raise BuildError(
-                f"ssh cannot be run ({error.strerror})", hint="Install OpenSSH's client"
+                f"ssh cannot be run ({reason(error)})", hint="Install OpenSSH's client"
             ) from None
+        odd, status = None, 0
         try:
-            _converse(process, archive, size, work, progress)
-            status = process.wait()
+            status = _converse(process, archive, size, work, errors, progress)
+        except _OddError as error:
+            odd = str(error)
         finally:
             _part(process, work)
             if work.folder is not None and "gone" not in work.found and not keep:
-                _remove(destination, work.folder)
+                work.removed = _remove(destination, work.folder)
+        if odd is not None:
+            raise work.odd(odd)
         if status != 0 or work.stage is None:
             errors.seek(0)
             raise _failure(work, status, errors.read().decode(errors="replace"))
@@ -311,7 +404,7 @@ def check_destination(destination: str) -> None:
     """Raises OptionError for what cannot be a host, before ssh could take it for an option."""
     if not re.fullmatch(r"[^\s-]\S*", destination) or not destination.isprintable():
         raise OptionError(
-            f"'{_printable(destination)}' is not a host",
+            f"'{destination}' is not a host",
             layer="ssh",
             hint="Give it as ssh takes it, like pi@raspberrypi or ssh://pi@10.0.0.7:2222",
         )
@@ -329,7 +422,7 @@ def _pack(files: Mapping[str, Path | bytes], archive: IO[bytes]) -> int:
         for name, content in sorted(files.items()):
             info = tarfile.TarInfo(name)
             info.mtime = LONG_AGO
-            data = content if isinstance(content, bytes) else content.read_bytes()
+            data = content if isinstance(content, bytes) else _read(content)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     size = archive.tell()
@@ -337,62 +430,95 @@ def _pack(files: Mapping[str, Path | bytes], archive: IO[bytes]) -> int:
     return size
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise OutputError(f"cannot be read ({reason(error)})", layer=str(file)) from None
+
+
 def _converse(
     process: subprocess.Popen[bytes],
     archive: IO[bytes],
     size: int,
     work: _Work,
+    errors: IO[bytes],
     progress: Progress | None,
-) -> None:
-    """Sends the archive, then listens."""
+) -> int:
+    """Sends the archive, listens until the other end has said all, and returns ssh's status."""
     assert process.stdin is not None
     assert process.stdout is not None
-    sent = 0
-    with suppress(BrokenPipeError):  # it has given up, and says why
-        while block := archive.read(BLOCK):
-            process.stdin.write(block)
-            process.stdin.flush()
-            sent += len(block)
-            if progress is not None:
-                progress(f"copy to {work.destination}", sent, size)
-    for line in process.stdout:
-        work.take(line)
-        if progress is not None and work.stage in STAGES:
-            progress(f"run on {work.destination}", STAGES.index(work.stage), len(STAGES))
+    os.set_blocking(process.stdin.fileno(), False)
+    block, sent, complaints, heard, listening = memoryview(b""), 0, 0, time.monotonic(), True
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while listening or process.poll() is None:
+            ready = selector.select(LOOK_S)
+            before, complaints = complaints, os.fstat(errors.fileno()).st_size
+            if ready or complaints != before:
+                heard = time.monotonic()
+            seconds = GREETING_S if work.stage is None else SILENCE_S
+            if not listening:
+                seconds = PATIENCE_S
+            if time.monotonic() - heard > seconds:
+                raise _OddError(f"nothing is said for {seconds:g} seconds")
+            if work.volume + complaints > SAID_BYTES:
+                process.kill()  # it would not hear that nobody listens
+                raise _OddError(f"it says more than {SAID_BYTES >> 20} MiB")
+            for key, _ in ready:
+                if key.fileobj is process.stdout:
+                    said = os.read(key.fd, BLOCK)
+                    if not said:
+                        listening = False
+                        selector.unregister(key.fileobj)
+                        continue
+                    work.hear(said)
+                    if progress is not None and work.stage in STAGES:
+                        done = STAGES.index(work.stage)
+                        progress(f"run on {work.destination}", done, len(STAGES))
+                    continue
+                block = block or memoryview(archive.read(BLOCK))
+                try:
+                    count = os.write(key.fd, block) if block else 0
+                except BrokenPipeError:  # it has given up, and says why
+                    count = 0
+                block, sent = block[count:], sent + count
+                if count == 0:
+                    selector.unregister(key.fileobj)
+                elif progress is not None:
+                    progress(f"copy to {work.destination}", sent, size)
+    return process.wait()
 
 
 def _part(process: subprocess.Popen[bytes], work: _Work) -> None:
     """Ends the connection: the board sees the end of its input, and puts away what it has."""
     assert process.stdin is not None
     assert process.stdout is not None
-    patience = threading.Timer(PATIENCE_S, process.kill)
-    patience.start()
+    deadline = time.monotonic() + PATIENCE_S
     try:
         with suppress(BrokenPipeError):
             process.stdin.close()
-        for line in process.stdout:
-            work.take(line)
-    except BaseException:  # asked to leave once more
+        with selectors.DefaultSelector() as selector, suppress(subprocess.TimeoutExpired):
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(max(deadline - time.monotonic(), 0)):
+                said = os.read(process.stdout.fileno(), BLOCK)
+                if not said:
+                    break
+                work.hear(said)
+            process.wait(max(deadline - time.monotonic(), 0))
+    finally:  # asked to leave once more, too
         process.kill()
-        raise
-    finally:
         process.wait()
-        patience.cancel()
         process.stdout.close()
 
 
-def _remove(destination: str, folder: str) -> None:
-    """What board.sh does itself, unless it was killed."""
-    if FOLDER.fullmatch(folder):
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                _ssh(destination, shlex.join(["rm", "-rf", "--", folder])),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=PATIENCE_S,
-                check=False,
-            )
+def _remove(destination: str, folder: str) -> bool:
+    """What board.sh does itself, unless it was killed; whether it has worked."""
+    if not FOLDER.fullmatch(folder):
+        return False
+    command = _ssh(destination, shlex.join(["rm", "-rf", "--", folder]))
+    return run_tool(command, seconds=PATIENCE_S).problem is None
 
 
 # --- what went wrong ------------------------------------------------------------------------------
@@ -402,7 +528,7 @@ def _failure(work: _Work, status: int, errors: str) -> BdccError:
     """The one line about it."""
     where, stage, found = work.destination, work.stage, work.found
     said = errors.rpartition(f"bdcc stage {stage}")[2] if stage else errors
-    lines = [_printable(line).strip() for line in said.splitlines() if line.strip()]
+    lines = [one_line(line.strip())[:SHOWN] for line in said.splitlines() if line.strip()]
     first, last = (lines[0], lines[-1]) if lines else ("nothing was said", "nothing was said")
     if stage is None:
         return BuildError(f"cannot be reached ({last})", layer=where, hint=_access_hint(last))
@@ -419,26 +545,31 @@ def _failure(work: _Work, status: int, errors: str) -> BdccError:
             message = f"the files cannot be unpacked there ({first})"
             hint = "Make room in its /tmp, or name another folder by TMPDIR in its environment"
         case "tools" if "missing" in found:
-            message = f"'{found['missing'][0]}' is not there"
+            message = f"'{found['missing'][0][:SHOWN]}' is not there"
             hint = "Install it on the board: sudo apt install gcc make"
         case "tools":
-            theirs = found.get("machine", ["an unknown machine"])[0]
+            theirs = found.get("machine", ["an unknown machine"])[0][:SHOWN]
             message = f"its compiler builds for {theirs}; the project is for {work.planned_for}"
             hint = f"bdcc compile --target ssh:{where} finds the target that it is"
         case "build" | "probe":
-            message, hint = f"the project does not build there ({first_error(said)})", None
-        case "selftest" if status == MismatchError.exit_code:
-            wrong = [line for line in found.get("selftest", ()) if line.endswith("differs")]
+            message, hint = (
+                f"the project does not build there ({first_error(said) or 'nothing was said'})",
+                None,
+            )
+        case "selftest" if status == MismatchError.exit_code and (wrong := _differing(found)):
             return MismatchError(
                 f"{len(wrong)} outputs of layers differ there from the oracle's, the first in "
-                f"'{wrong[0] if wrong else last}'",
+                f"'{wrong[0]}'",
                 layer=where,
             )
         case _:
-            message, hint = f"{stage} fails there with status {status} ({last})", None
-    if work.folder is not None and "gone" not in found:
-        hint = f"Its folder there is {work.folder}"
-    return BuildError(message, layer=where, hint=hint)
+            message = f"{stage[:SHOWN]} fails there with status {status} ({last})"
+            hint = None
+    return BuildError(message, layer=where, hint=work.left or hint)
+
+
+def _differing(found: Mapping[str, Sequence[str]]) -> list[str]:
+    return [line[:SHOWN] for line in found.get("selftest", ()) if line.endswith("differs")]
 
 
 def _access_hint(said: str) -> str:
@@ -447,8 +578,3 @@ def _access_hint(said: str) -> str:
     if "Permission denied" in said:
         return "Give the board your public key: ssh-copy-id"
     return "See whether plain ssh reaches it"
-
-
-def _printable(text: str) -> str:
-    """What a board says is shown, and no terminal obeys it."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from bdcc.errors import BuildError
 from bdcc.files import temporary_folder
-from bdcc.host.build import build, compile_program
+from bdcc.host.build import build, compile_program, run_program
 from bdcc.host.facts import read_facts
 
 SOURCE = Path(__file__).with_name("resident.c")
@@ -49,11 +48,11 @@ def measure_resident(project: Path) -> Resident | None:
     model = (
         f"-DMODEL={facts.name}",
         f'-DHEADER="{facts.name}.h"',
-        f"-I{project / 'include'}",
-        str(library.with_suffix(".a")),
+        f"-I{project.absolute() / 'include'}",
+        str(library.absolute().with_suffix(".a")),
     )
     with temporary_folder() as folder:
-        program = Path(folder, "resident")
+        program = folder / "resident"
         nothing = _run(program, sizes)
         found = _run(program, (*sizes, *model))
     steady, peak = (found[key] - nothing[key] for key in ("steady_kib", "peak_kib"))
@@ -68,13 +67,15 @@ def measure_resident(project: Path) -> Resident | None:
 def _run(program: Path, arguments: Sequence[str]) -> dict[str, int]:
     """Bytes by name."""
     # Flags that make was given by the environment (a sanitizer's) are needed to link as well.
-    given = [
-        flag for name in ("CFLAGS", "LDFLAGS") for flag in shlex.split(os.environ.get(name, ""))
-    ]
+    flags = " ".join(os.environ.get(name, "") for name in ("CFLAGS", "LDFLAGS"))
+    try:
+        given = shlex.split(flags)
+    except ValueError as error:  # make's shell has understood them
+        raise BuildError(f"CFLAGS and LDFLAGS cannot be read ({error})") from None
     libraries = ("-lm", "-pthread")
     compile_program(SOURCE, program, arguments=[*given, *arguments, *libraries])
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"{SOURCE.name} ended with status {done.returncode}")
-    words = done.stdout.split()
+    ran = run_program(program)
+    if ran.problem is not None:
+        raise BuildError(f"{SOURCE.name} does not run ({ran.problem})")
+    words = ran.out.split()
     return {key: 1024 * int(kib) for key, kib in zip(words[::2], words[1::2], strict=True)}

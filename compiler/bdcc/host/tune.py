@@ -84,8 +84,8 @@ def tune(
                 target=target,
                 families=dict.fromkeys(model.decomposed.layers, family),
             )
-            emit_sources(plan, Path(folder))
-            times = (measure or _measure_here)(Path(folder), isa)
+            emit_sources(plan, folder)
+            times = (measure or _measure_here)(folder, isa)
         ns |= _costs(graph, family, isa, times)
     return ns
 
