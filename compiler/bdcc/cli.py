@@ -8,14 +8,12 @@ arguments alone.
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,16 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     before = _end_like_ctrl_c()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no UTF-8 are shown, as on stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:
         _tell(f"bdcc: {error}")
         status = error.exit_code
     except click.ClickException as error:
-        with suppress(OSError):  # as _tell
-            error.show()
+        error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _tell("bdcc: interrupted; what was finished is kept.")
@@ -228,11 +223,8 @@ class _Watch:
 
 
 def _tell(line: str, *, err: bool = True) -> None:
-    """One line, whatever a model or a file calls itself in it. A stderr whose disk is full or whose
-    reader has left is no reason to give up the work.
-    """
-    with suppress(OSError) if err else nullcontext():
-        click.echo(one_line(line), err=err)
+    """One line, whatever a model or a file calls itself in it."""
+    click.echo(one_line(line), err=err)
 
 
 def _print_json(value: Any) -> None:
