@@ -260,7 +260,8 @@ int main(int argc, char **argv) {
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, NULL, y), NET_E_NULL);
     EXPECT(net_run_u8(&m, aligned, NET_ARENA_BYTES, blob, NET_INPUT_W * NET_INPUT_C - 1, y),
     NET_E_SIZE);
-    static unsigned char small[30 * 40 * NET_INPUT_C], fitted[NET_INPUT_H * NET_INPUT_W * NET_INPUT_C];
+    static unsigned char small[30 * 40 * NET_INPUT_C];
+    static unsigned char fitted[NET_INPUT_H * NET_INPUT_W * NET_INPUT_C];
     static uint64_t scratch[1 << 12];
     const size_t row = 40 * NET_INPUT_C;
     EXPECT(net_resize(small, 40, 30, row, fitted, scratch, sizeof scratch), NET_OK);
