@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bdcc.codegen.emit import emit
-from bdcc.codegen.names import NAME_MOST, project_name
+from bdcc.codegen.names import NAME_MOST, c_identifier, project_name
 from bdcc.codegen.plan import DeploymentPlan, make_plan
 from bdcc.codegen.targets import find_target
 from bdcc.ir.graph import Flatten
@@ -79,6 +79,15 @@ SUFFIX = re.compile(r"\bnet_(\w+)|\bNET_(\w+)")
 @pytest.mark.parametrize("name", UNCHANGED.split())
 def test_ordinary_names_stay(name: str) -> None:
     assert project_name(name) == name
+
+
+def test_names_become_identifiers() -> None:
+    assert c_identifier("AlexNet-v1.0") == "alexnet_v1_0"
+    assert c_identifier("7up") == "m7up"
+    assert c_identifier("花") == "model"
+    assert project_name("main") == "main_model"  # src/main.c is the project's own
+    assert project_name("bdcc_pool") == "bdcc_pool_model"
+    assert project_name("AlexNet") == "alexnet"
 
 
 def test_a_name_that_is_no_file_name_is_cut() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bdcc.codegen.plan import DeploymentPlan, _lifetimes, make_plan
-from bdcc.codegen.steps import c_identifier, project_name
 from bdcc.codegen.targets import find_target
 from bdcc.errors import ModelError, OptionError
 from bdcc.ir.graph import (
@@ -211,15 +210,6 @@ def test_sums_that_pass_int32_are_refused() -> None:
         else:
             with pytest.raises(ModelError, match="pass 32-bit sums"):
                 make_plan(changed, name="net", target=find_target("host"))
-
-
-def test_names() -> None:
-    assert c_identifier("AlexNet-v1.0") == "alexnet_v1_0"
-    assert c_identifier("7up") == "m7up"
-    assert c_identifier("花") == "model"
-    assert project_name("main") == "main_model"  # src/main.c is the project's own
-    assert project_name("bdcc_pool") == "bdcc_pool_model"
-    assert project_name("AlexNet") == "alexnet"
 
 
 def test_unknown_target() -> None:

@@ -242,6 +242,14 @@ int main(int argc, char **argv) {
     blob[size - 200] ^= 4; EXPECT(net_init(&m, blob, size), NET_E_CHECKSUM); blob[size - 200] ^= 4;
     blob[9] ^= 1; EXPECT(net_init(&m, blob, size), NET_E_FINGERPRINT); blob[9] ^= 1;
     blob[4] ^= 1; EXPECT(net_init(&m, blob, size), NET_E_VERSION); blob[4] ^= 1;
+    for (int bit = 0; bit < 8 * 64; ++bit) { /* no bit of the header goes unread */
+        blob[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        const int status = net_init(&m, blob, size);
+        const int byte = bit / 8;
+        EXPECT(status, byte < 8 ? NET_E_VERSION : byte < 16 ? NET_E_FINGERPRINT :
+            byte < 24 ? NET_E_SIZE : NET_E_CHECKSUM);
+        blob[bit / 8] ^= (unsigned char)(1 << bit % 8);
+    }
     EXPECT(net_init_isa(&m, NULL, 0, "mmx"), NET_E_ISA);
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, x, y), NET_E_NULL);
     EXPECT(net_init(&m, blob, size), NET_OK);
@@ -252,6 +260,14 @@ int main(int argc, char **argv) {
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, NULL, y), NET_E_NULL);
     EXPECT(net_run_u8(&m, aligned, NET_ARENA_BYTES, blob, NET_INPUT_W * NET_INPUT_C - 1, y),
     NET_E_SIZE);
+    static unsigned char small[30 * 40 * NET_INPUT_C];
+    static unsigned char fitted[NET_INPUT_H * NET_INPUT_W * NET_INPUT_C];
+    static uint64_t scratch[1 << 12];
+    const size_t row = 40 * NET_INPUT_C;
+    EXPECT(net_resize(small, 40, 30, row, fitted, scratch, sizeof scratch), NET_OK);
+    EXPECT(net_resize(small, 40, 30, row - 1, fitted, scratch, sizeof scratch), NET_E_SIZE);
+    EXPECT(net_resize(small, 40, 30, 0, fitted, scratch, sizeof scratch), NET_E_SIZE);
+    EXPECT(net_resize(small, 40, 29, row + 1, fitted, scratch, sizeof scratch), NET_OK);
     memset(aligned + NET_ARENA_BYTES, 0x5a, 64); /* whatever lies behind the arena stays */
     EXPECT(net_run(&m, aligned, NET_ARENA_BYTES, x, y), NET_OK);
     for (int i = 0; i < 64; ++i) EXPECT(aligned[NET_ARENA_BYTES + i], 0x5a);

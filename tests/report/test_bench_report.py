@@ -9,6 +9,7 @@ import pytest
 
 from bdcc.report.bench import bench_text
 from bdcc.report.bench_figure import draw_bench
+from hostile import HOSTILE
 
 
 def step(layer: str, ms: float, kernel: str | None, share: float | None) -> dict[str, Any]:
@@ -89,3 +90,16 @@ def test_pictures_are_the_same_for_the_same_figures(without: tuple[str, ...]) ->
     assert "not installed" not in svg
     assert "pool1" not in svg
     assert draw_bench({**result, "systems": [system("bdcc", 7.0)]}) != svg
+
+
+def test_names_of_any_kind_take_a_row_each() -> None:
+    result = example()
+    result["steps"] = [step(name, 1.0, None, None) for name in HOSTILE]
+    result["systems"] = [system(HOSTILE[0], 1.0), system("y", 0.0, "no\nway\x1b")]
+    table = bench_text(result).split("\n\n")[0].splitlines()
+    assert all(line.isprintable() for line in bench_text(result).split("\n"))
+    assert len(table) == 2 + len(HOSTILE) + 2
+    assert max(map(len, table)) < 250
+    svg = ET.fromstring(draw_bench(result))
+    texts = ["".join(one.itertext()) for one in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"$$", "new\\nline", "\\frac{1}{2}"} <= set(texts)

@@ -24,6 +24,7 @@ from bdcc.report.report import (
     write_json,
 )
 from bdcc.report.text import layer_table, many, size, summary, table
+from hostile import HOSTILE
 
 
 def bits(count: int, total: int) -> np.ndarray:
@@ -281,3 +282,19 @@ def test_a_tolerance_that_nobody_asked_for(
     report["search"]["method"], report["options"] = method, options
     text = summary(report, {"total_s": 1.0}, project="out")
     assert re.search(rf"^tolerance +{shown}$", text, re.MULTILINE)
+
+
+def test_names_of_any_kind_take_a_row_each() -> None:
+    report = example().as_json()
+    report["layers"] = [{**report["layers"][0], "name": name} for name in HOSTILE]
+    lines = layer_table(report).split("\n")
+    assert len(lines) == 2 + len(HOSTILE)
+    assert all(line.isprintable() for line in lines)
+    assert max(map(len, lines)) < 150
+    assert table(["a"], [["x" * 61], ["y" * 60]]).splitlines()[2:] == ["x" * 59 + "…", "y" * 60]
+
+
+def test_the_commands_to_come_can_be_pasted() -> None:
+    lines = summary(example().as_json(), {"total_s": 1.0}, project="a b\n$(x)").split("\n")
+    assert "bdcc verify 'a b\\n$(x)'" in lines[-1]
+    assert all(line.isprintable() for line in lines)

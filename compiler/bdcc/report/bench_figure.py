@@ -9,7 +9,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bdcc.errors import one_line
 from bdcc.report.html import BLUE, LITERAL, ORANGE, label, svg_figure
 
 GRAY = "#aaaaaa"
@@ -48,7 +47,7 @@ def _draw_systems(axes: Axes, systems: Sequence[Mapping[str, Any]]) -> None:
 
 def _name(system: Mapping[str, Any]) -> str:
     count = system["threads"]
-    return f"{one_line(system['name'])}, {count} thread{'s' if count > 1 else ''}"
+    return f"{label(system['name'])}, {count} thread{'s' if count > 1 else ''}"
 
 
 def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:

@@ -29,6 +29,7 @@ td, h1, li, p { overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; }
 .missed, .warning { color: #a00; }
 """
+PANELS = 8  # tables side by side
 LABEL_MOST = 24  # characters of a name in a figure
 LITERAL: Mapping[str, Any] = {"parse_math": False}  # a $ is a $
 BLUE, ORANGE = "#2f6db5", "#d9772b"
@@ -79,7 +80,11 @@ def render_html(report: Mapping[str, Any]) -> str:
         how = f"Search ({search['method']}, {search['evaluations']} evaluations)"
         parts.append(element("h2", how))
         if "A" in search["table"]:  # the joint search has no tables of neighbours
-            parts.append(svg_figure(lambda figure: _draw_drops(figure, search["table"])))
+            rows = -(-len(search["table"]["A"]) // PANELS) or 1
+            drops = svg_figure(
+                lambda figure: _draw_drops(figure, search["table"], rows), size=(8, 3 * rows)
+            )
+            parts.append(drops)
     parts.append(element("ul", *(element("li", note) for note in report["notes"])))
     return page(report["model"]["name"], *parts)
 
@@ -180,20 +185,22 @@ def _draw_bits(figure: Figure, layers: Sequence[Mapping[str, Any]]) -> None:
     right.set_ylabel("% of the MACs", color=ORANGE)
 
 
-def _draw_drops(figure: Figure, table: Mapping[str, Any]) -> None:
+def _draw_drops(figure: Figure, table: Mapping[str, Any], rows: int) -> None:
     """The tables A: what each layer loses at so many bits, given those of the layer before."""
     tables = [np.array(one, np.float64) for one in table["A"]]
     found = [one[np.isfinite(one)] for one in tables]
     high = max((float(np.abs(one).max()) for one in found if one.size), default=1.0) or 1.0
-    count = max(len(tables), 1)
-    axes = np.atleast_1d(figure.subplots(1, count))
+    across = min(max(len(tables), 1), PANELS)
+    axes = figure.subplots(rows, across, squeeze=False).reshape(-1)
+    for empty in axes[max(len(tables), 1) :]:
+        empty.set_axis_off()
     image = None
     for panel, one, names in zip(axes, tables, table["layers"], strict=False):
         image = panel.imshow(one, cmap="RdBu_r", vmin=-high, vmax=high, aspect="auto")
         panel.set_title(label(names[0]), fontsize=9, **LITERAL)
         panel.set_xticks(range(len(table["bits"])), table["bits"], fontsize=7)
-        rows = table["bits"] if len(one) > 1 else ["any"]
-        panel.set_yticks(range(len(one)), rows, fontsize=7)
+        before = table["bits"] if len(one) > 1 else ["any"]
+        panel.set_yticks(range(len(one)), before, fontsize=7)
         panel.set_xlabel("Q", fontsize=8)
     axes[0].set_ylabel("Q of the layer before", fontsize=8)
     if image is not None:
