@@ -359,7 +359,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "doubled fifty times": (
         lambda: doubled_concat(50),
-        "t13 (Concat): up to here the model has ",
+        "t16 (Concat): up to here the model has ",
     ),
     "a large constant read many times": (
         lambda: of_constants(
