@@ -150,19 +150,19 @@ def mutant(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     models = bases()
     model = copy.deepcopy(models[rng.integers(len(models))])
-    if seed % 4:
+    if seed % 6:
         for _ in range(int(rng.choice([1, 1, 2, 3]))):
             change_field(model, rng)
         return bytes(model.SerializeToString())
     data = bytearray(model.SerializeToString())
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(1, 3))):
         change_bytes(data, rng)
     return bytes(data)
 
 
 def change_bytes(data: bytearray, rng: np.random.Generator) -> None:
     at = int(rng.integers(len(data) + 1))
-    size = int(rng.integers(1, 9))
+    size = int(rng.integers(1, 4))
     match rng.integers(4):
         case 0:
             data[at : at + size] = rng.bytes(size)
@@ -189,7 +189,7 @@ def change_field(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     kinds: dict[str, list[Message]] = {}
     for message in messages(model):
         kinds.setdefault(message.DESCRIPTOR.name, []).append(message)
-    names = [*sorted(kinds), *("NodeProto", "AttributeProto", "TensorProto") * 3]
+    names = [*sorted(kinds), *("NodeProto", "AttributeProto", "TensorProto") * 6]
     message = pick(kinds[pick([name for name in names if name in kinds], rng)], rng)
     present = [field for field, _ in message.ListFields()]
     fields = present if present and rng.integers(4) else list(message.DESCRIPTOR.fields)
@@ -256,7 +256,7 @@ def value_for(
     """Another value of the field's type: at an edge, near the old one, or one of the model's."""
     if field.type == FieldDescriptor.TYPE_STRING:
         found = [m.name for m in messages(model) if hasattr(m, "name")]
-        return str(pick(found if rng.integers(2) else TEXTS, rng))
+        return str(pick(found if found and rng.integers(2) else TEXTS, rng))
     if field.type == FieldDescriptor.TYPE_BYTES:
         data = bytearray(old if isinstance(old, bytes) else b"")
         change_bytes(data, rng)

@@ -353,6 +353,14 @@ def test_inspect(run: Run, trained: Trained) -> None:
     assert found["macs"] == sum(row["macs"] for row in found["layers"])
 
 
+def test_max_memory_bounds_what_is_read(run: Run, trained: Trained, tmp_path: Path) -> None:
+    for command in (["inspect"], ["compile", "-o", tmp_path / "out"]):
+        code, _, err = run(*command, trained.model, "--max-memory", "1000")
+        assert code == 1
+        assert re.search(r"the file has \d+ bytes; bdcc handles 1000\. Raise it with --max-", err)
+    assert run("inspect", trained.model, "--max-memory", str(1 << 30))[0] == 0
+
+
 def test_eval_agrees_with_the_report(run: Run, trained: Trained, project: Path) -> None:
     for data, part in ((trained.search, None), (trained.holdout, "holdout")):
         accuracy = report_of(project)["accuracy"]

@@ -74,6 +74,7 @@ def graph(*, convs: int = 2, dense: int = 2, outputs: int = 4) -> Graph:
         ({"metric": "top2"}, "--metric"),
         ({"flash_bytes": 0}, "--flash"),
         ({"ram_bytes": -4}, "--ram"),
+        ({"max_memory": 0}, "--max-memory"),
         ({"float_only": True, "keep_float": ("c0",)}, "--float"),
         ({"float_only": True, "q": (8,)}, "--float"),
         ({"float_only": True, "bases": (2,)}, "--float"),

@@ -5,6 +5,7 @@ first.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,6 @@ class Lifetime:
     first: int
     last: int
 
-    def overlaps(self, other: Lifetime) -> bool:
-        return self.first <= other.last and other.first <= self.last
-
 
 def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
@@ -36,14 +34,18 @@ def place(buffers: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
     within a few per
     cent of the lower bound (the largest sum of sizes alive in one step) on chains.
     """
-    placed: list[tuple[int, Lifetime]] = []
+    placed: dict[str, int] = {}
+    alive = defaultdict[int, list[tuple[int, int]]](list)  # by step: offset and size
+    total = 0
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
         offset = 0
-        taken = sorted((start, other.size) for start, other in placed if other.overlaps(buffer))
-        for start, size in taken:
+        steps = range(buffer.first, buffer.last + 1)
+        for start, size in sorted({area for step in steps for area in alive[step]}):
             if offset + buffer.size <= start:
                 break
             offset = max(offset, round_up(start + size, ALIGNMENT))
-        placed.append((offset, buffer))
-    total = max((start + buffer.size for start, buffer in placed), default=0)
-    return {buffer.name: start for start, buffer in placed}, round_up(total, ALIGNMENT)
+        placed[buffer.name] = offset
+        for step in steps:
+            alive[step].append((offset, buffer.size))
+        total = max(total, offset + buffer.size)
+    return placed, round_up(total, ALIGNMENT)

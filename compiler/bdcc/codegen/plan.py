@@ -201,6 +201,7 @@ def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
     """The steps as host/project.json keeps them: what `bdcc verify` needs to compare and name each
     tensor, and to pack the weights again (`family`).
     """
+    operators = {node.name: op_name(node) for node in plan.model.graph.nodes}
     return [
         {
             "name": step.name,
@@ -209,13 +210,8 @@ def describe_steps(plan: DeploymentPlan) -> list[dict[str, Any]]:
             "tensor": step.tensor,
             "quant": step.quant,
             "shape": step.output.shape if step.output else (plan.outputs, 1, 1),
-            "op": _operator(plan, step),
+            "op": operators.get(step.layer, step.kind),
             "family": step.values.get("family"),
         }
         for step in plan.steps
     ]
-
-
-def _operator(plan: DeploymentPlan, step: Step) -> str:
-    node = next((n for n in plan.model.graph.nodes if n.name == step.layer), None)
-    return op_name(node) if node else step.kind

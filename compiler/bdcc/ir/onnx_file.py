@@ -83,7 +83,7 @@ def read_onnx(path: Path, budget: Budget) -> OnnxFile:
                 hint=f"Re-export with one {kind}",
             )
     shape = _input_shape(inputs[0])
-    budget.activation(shape, layer=inputs[0].name)
+    budget.picture(shape, layer=inputs[0].name)
     nodes = _needed(model.graph.node, outputs[0])
     needed = {name for node in nodes for name in node.input}
     constants = {}
@@ -184,7 +184,7 @@ def _fetch_external(tensors: Iterable[onnx.TensorProto], path: Path, digest: has
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
             data = _external(tensor, entries, path.parent)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise ModelError(
                 f"the data of tensor '{tensor.name}' cannot be read from "
                 f"'{entries.get('location', '?')}' ({reason(error)})",

@@ -68,9 +68,8 @@ def fold(
     given = {n: v for n, v in zip(node.input, inputs, strict=True) if v is not None}
     try:
         with np.errstate(all="ignore"):  # what is no number is refused where weights are read
-            count = _elements(node, inputs, attributes)
             read = sum(array.nbytes for array in given.values())
-            budget.fold(count * ELEMENT_BYTES + read, layer=label)
+            budget.fold(_written(node, inputs, attributes) + read, layer=label)
             graph = helper.make_graph(
                 [node],
                 "constants",
@@ -96,6 +95,17 @@ def fold(
         budget.hold(array.nbytes, layer=label)
         found[name] = array
     return found
+
+
+def _written(
+    node: onnx.NodeProto, inputs: Sequence[Constant | None], attributes: Mapping[str, Any]
+) -> int:
+    """At least as many bytes as the node will write."""
+    size = ELEMENT_BYTES
+    if node.op_type == "ConstantOfShape":  # as some files have all their weights
+        value = attributes.get("value", onnx.TensorProto(data_type=onnx.TensorProto.FLOAT))
+        size = helper.tensor_dtype_to_np_dtype(value.data_type).itemsize
+    return size * _elements(node, inputs, attributes)
 
 
 def _elements(

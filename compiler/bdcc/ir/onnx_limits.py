@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from bdcc.errors import ModelError
 from bdcc.ir.graph import AveragePool, Conv, Dense, Lrn, MaxPool, Node, Shape, macs
 
-MAX_MEMORY = 4 << 30  # bytes; VGG-16 on 640 x 640 pixels takes half of it
+MAX_MEMORY = 4 << 30  # bytes; VGG-16 on 224 x 224 pixels takes 1.2 GB
 MAX_EXTENT = 1 << 16  # channels, height, width, kernel, stride, dilation, pad, size of LRN
 MAX_RANK = 8  # dimensions of a constant
+CHUNK = 64  # pictures
 MAX_NODES = 1 << 15  # functions inlined: some seconds of reading
 MAX_NESTING = 32  # functions that call functions, or themselves
 # Elements of a tensor, its padding included: with 8 bytes each (a position of 8 bits is one in a
@@ -34,8 +35,8 @@ class Budget:
     """What a model has taken so far of what it may; every method adds to that or raises ModelError.
 
     stored: bytes of the constants that the file holds; bytes: of all constants, weights and the
-    activations of one picture; folded: bytes that operators on constants read and write; work:
-    multiply-adds of one picture, or comparisons.
+    activations of one picture; folded: bytes that operators on constants read and write, and those
+    of the layers' weights; work: multiply-adds of one picture, or comparisons.
     """
 
     max_memory: int = MAX_MEMORY
@@ -59,10 +60,22 @@ class Budget:
         self.stored += amount
 
     def fold(self, amount: int, *, layer: str) -> None:
-        """Bytes that an operator on constants reads and writes: a small file makes no large one."""
+        """Bytes that are read, written or copied: a small file does not make much work."""
         self.folded += amount
         most = 16 * self.stored + self.max_memory // 8
-        self._check(self.folded, most, "bytes that operators on constants work on", layer=layer)
+        self._check(self.folded, most, "bytes of constants that are worked on", layer=layer)
+
+    def picture(self, shape: Shape, *, layer: str) -> None:
+        """The model's input: chunks of CHUNK pictures (approx/chunks.py) are in memory."""
+        most = self.max_memory // (4 * CHUNK)
+        if math.prod(shape) > most:
+            raise ModelError(
+                f"a picture of {_by(shape)}, {math.prod(shape)} values; bdcc handles {most}, as "
+                f"{CHUNK} are in memory at a time",
+                layer=layer,
+                hint=RAISE,
+            )
+        self.activation(shape, layer=layer)
 
     def activation(self, shape: Shape, *, layer: str) -> None:
         """An activation of shape (C, H, W) or (N,), float32."""
@@ -101,6 +114,7 @@ class Budget:
                         layer=layer,
                     )
                 self.hold(node.weight.nbytes + node.bias.nbytes, layer=layer)
+                self.fold(node.weight.nbytes, layer=layer)  # it is read, may be scaled or copied
                 work = macs(node, {node.output: output})
             case Lrn():
                 work = math.prod(output) * node.size
