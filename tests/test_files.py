@@ -131,11 +131,13 @@ def test_what_cannot_be_written_is_refused_before(tmp_path: Path, name: str) -> 
 
 def test_a_folder_is_looked_at_and_not_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("none")
     check_folder(tmp_path / "deep" / "er")
-    for name in ("file", "file/deep", "n" * 256):
+    for name in ("file", "file/deep", "n" * 256, "loop", "loop/deep", "dangling"):
         with pytest.raises(OutputError, match=name):
             check_folder(tmp_path / name)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file", "loop"]
 
 
 def test_the_next_temporary_folder_sweeps_what_killed_processes_left(tmp_path: Path) -> None:
