@@ -7,6 +7,8 @@ import functools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -122,3 +124,63 @@ def test_an_interrupted_runner_leaves_no_process() -> None:
     while pid in {process.pid for process in multiprocessing.active_children()}:
         assert time.monotonic() < deadline, "the worker is still there after 10 s"
         time.sleep(0.01)
+
+
+STARTER = """
+import sys, time
+sys.path[:0] = sys.argv[2:]
+import numpy as np
+from nets import Noise, miniature_alexnet
+from bdcc.approx.chunks import ChunkRunner
+from bdcc.approx.model import DecomposedModel
+
+def work(network, pictures, indices):
+    import os
+    print(os.getpid(), flush=True)
+    end = time.monotonic() + (60 if sys.argv[1] == "computing" else 0)
+    while time.monotonic() < end:
+        pictures.sum()
+    return indices
+
+if __name__ == "__main__":
+    with ChunkRunner(Noise(130), workers=2) as runner:
+        runner.run(DecomposedModel(graph=miniature_alexnet(), layers={}), work, stage="work")
+        print("idle", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("busy", ["idle", "computing"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_workers_end_with_their_parent_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: str, how: signal.Signals
+) -> None:
+    script, temporary = tmp_path / "script.py", tmp_path / "tmp"
+    script.write_text(STARTER)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    pids: set[int] = set()
+    with subprocess.Popen(
+        [sys.executable, str(script), busy, str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            if line == "idle\n":
+                break
+            pids.add(int(line))
+            if busy == "computing" and len(pids) == 2:
+                break
+        parent.send_signal(how)
+        parent.wait()
+        # They hold the pipe as well: it ends with the last of them.
+        assert "idle" not in parent.stdout.read()
+    assert pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    (left,) = temporary.iterdir()  # the model, which the next run of anybody sweeps
+    with ChunkRunner(Noise(2), workers=1) as runner:
+        runner.run(MODEL, sums, stage="sums")
+        assert not left.exists()
+    assert list(temporary.iterdir()) == []
