@@ -6,7 +6,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +106,115 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
         archive.writestr("model.json", json.dumps(description))
     with pytest.raises(DataError, match="Compile the project again"):
         load_oracle(file)
+
+
+# --- edited by hand ---------------------------------------------------------------------------
+
+
+Edit = Callable[[dict[str, Any]], object]
+DESCRIBED: dict[str, Edit] = {
+    "no nodes": lambda d: d.update(nodes=[]),
+    "nodes of a kind": lambda d: d.update(nodes={"a": 1}),
+    "an unknown operator": lambda d: d["nodes"][1].update(op="Sigmoid"),
+    "an operator of a kind": lambda d: d["nodes"][1].update(op=["Relu"]),
+    "another operator": lambda d: d["nodes"][0].update(op="Relu"),
+    "weights of a vector": lambda d: d["nodes"][0].update(weight_shape=[8]),
+    "weights of other rank": lambda d: d["nodes"][0].update(weight_shape=[8, 27]),
+    "weights beyond the file": lambda d: d["nodes"][0].update(weight_shape=[8, 3, 2**30, 2**30]),
+    "negative weights": lambda d: d["nodes"][0].update(weight_shape=[-8, -3, 3, 3]),
+    "no stride": lambda d: d["nodes"][0]["attributes"].update(strides=[0, 1]),
+    "a stride less": lambda d: d["nodes"][0]["attributes"].update(strides=[1]),
+    "pads of 10^9": lambda d: d["nodes"][0]["attributes"].update(pads=[10**9] * 4),
+    "negative pads": lambda d: d["nodes"][0]["attributes"].update(pads=[-1] * 4),
+    "no groups": lambda d: d["nodes"][0]["attributes"].update(groups=0),
+    "an attribute more": lambda d: d["nodes"][0]["attributes"].update(kernel=[3, 3]),
+    "an attribute less": lambda d: d["nodes"][0]["attributes"].pop("pads"),
+    "no name": lambda d: d["nodes"][0]["attributes"].update(name=None),
+    "a name twice": lambda d: d["nodes"][0]["attributes"].update(
+        name=d["nodes"][-1]["attributes"]["name"]),
+    "a tensor twice": lambda d: d["nodes"][1]["attributes"].update(
+        output=d["nodes"][0]["attributes"]["output"]),
+    "a tensor of nobody": lambda d: d["nodes"][1]["attributes"].update(input="x"),
+    "a loop": lambda d: d["nodes"][0]["attributes"].update(input=d["output"]),
+    "a node of no use": lambda d: d.update(output=d["nodes"][-2]["attributes"]["output"]),
+    "no such output": lambda d: d.update(output="x"),
+    "the input as output": lambda d: d.update(output=d["input"]),
+    "another input": lambda d: d.update(input_shape=[3, 13, 40]),
+    "an input of a kind": lambda d: d.update(input_shape="3"),
+    "an input of 10^18": lambda d: d.update(input_shape=[10**18, 1, 1]),
+    "no bits": lambda d: next(iter(d["tensors"].values())).update(bits=0),
+    "ten bits": lambda d: next(iter(d["tensors"].values())).update(bits=10),
+    "no step": lambda d: next(iter(d["tensors"].values())).update(delta=0),
+    "a step below floats": lambda d: next(iter(d["tensors"].values())).update(delta=1e-45),
+    "a step of a kind": lambda d: next(iter(d["tensors"].values())).update(delta="1"),
+    "a zero point above its codes": lambda d: next(iter(d["tensors"].values())).update(
+        zero_point=16),
+    "a range less": lambda d: d["tensors"].popitem(),
+    "a range more": lambda d: d["tensors"].update(nobody=next(iter(d["tensors"].values()))),
+    "another format": lambda d: d.update(format="1"),
+}  # fmt: skip
+
+
+def rewrite(file: Path, change: Callable[[dict[str, bytes]], object]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("kind", DESCRIBED)
+def test_descriptions_that_do_not_fit(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "oracle.npz"
+    save_oracle(quantized(bases=2), file)
+    load_oracle(file)
+
+    def change(members: dict[str, bytes]) -> None:
+        description = json.loads(members["model.json"])
+        DESCRIBED[kind](description)
+        members["model.json"] = json.dumps(description).encode()
+
+    rewrite(file, change)
+    with pytest.raises(DataError, match=r"oracle\.npz: is not a readable oracle") as caught:
+        load_oracle(file)
+    assert len(str(caught.value)) < 400
+
+
+def npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array)
+    return out.getvalue()
+
+
+ARRAYS = {
+    "0.signs": (np.zeros((8, 2, 5), np.uint8), np.zeros((8, 3, 4), np.uint8)),
+    "0.coefficients": (
+        *(np.full((8, 2), 1, np.int32), np.full((8, 2), 99, np.int16), np.zeros((8, 0), np.int16)),
+        *(np.full((8, 8), 1, np.int16), np.full((8, 2), -(2**15), np.int16), np.zeros(8, np.int16)),
+    ),
+    "0.scale": (np.ones(9, np.float32), np.ones(8), np.full(8, np.nan, np.float32)),
+    "0.bias": (np.ones((8, 1), np.float32), np.full(8, np.inf, np.float32)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(n, i) for n, a in ARRAYS.items() for i in range(len(a))]
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, name: str, index: int) -> None:
+    file = tmp_path / "oracle.npz"
+    save_oracle(quantized(bases=2), file)
+    rewrite(file, lambda members: members.update({f"{name}.npy": npy(ARRAYS[name][index])}))
+    with pytest.raises(DataError, match=r"oracle\.npz: is not a readable oracle"):
+        load_oracle(file)
+
+
+def test_float_weights_that_do_not_fit(tmp_path: Path) -> None:
+    file = tmp_path / "oracle.npz"
+    save_oracle(quantized(bases=2), file)
+    with zipfile.ZipFile(file) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("weight.npy") and n < "4")
+    for wrong in (np.zeros(0, np.float32), np.zeros((8, 0, 3, 3), np.float32), np.float32(1)):
+        rewrite(file, lambda members, wrong=wrong: members.update({name: npy(np.asarray(wrong))}))
+        with pytest.raises(DataError, match=r"oracle\.npz: is not a readable oracle"):
+            load_oracle(file)
