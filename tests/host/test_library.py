@@ -16,7 +16,7 @@ from bdcc.approx.model import QuantizedModel
 from bdcc.approx.simulate import run_exact
 from bdcc.codegen.targets import ISAS
 from bdcc.data.preprocess import make_preprocess
-from bdcc.errors import DataError, MismatchError, OptionError
+from bdcc.errors import BuildError, DataError, MismatchError, OptionError
 from bdcc.host.build import build
 from bdcc.host.facts import read_facts
 from bdcc.host.library import Library
@@ -227,3 +227,15 @@ def test_damaged_weights_do_not_start(copy: Path) -> None:
     library = build(copy, make_args=["WEIGHTS=incbin", "-B", "CFLAGS=-O0"])
     with pytest.raises(MismatchError, match="the weights are damaged"):
         Library(library, read_facts(copy))
+
+
+def test_what_is_no_library_here_is_refused(copy: Path) -> None:
+    library = copy / "build" / "libnet.so"
+    whole = library.read_bytes()
+    for content, why in ((b"", "file too short"), (b"text" * 99, "invalid ELF header")):
+        library.resolve().write_bytes(content)
+        with pytest.raises(BuildError, match=f"cannot be loaded .*{why}") as caught:
+            Library(library, read_facts(copy))
+        assert str(caught.value).isprintable()
+    library.resolve().write_bytes(whole)
+    Library(library, read_facts(copy)).close()

@@ -194,3 +194,29 @@ def test_what_ncnn_has_not_got(
     graph = Chain((3, 9, 8), 0).add(kind, **values).graph()
     with pytest.raises(ModelError, match=message):
         write_ncnn(graph, tmp_path / "net.param")
+
+
+def test_who_never_answers_is_named(
+    net: Path,
+    model_file: Path,
+    pictures: F32,
+    expected: F32,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = tmp_path / "peer"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    command = module._command
+    monkeypatch.setattr(
+        module, "_command", lambda *a: command(*a) if OURS in a else [str(script), *a]
+    )
+    monkeypatch.setattr(module, "_check_installed", lambda system: None)
+    monkeypatch.setattr(module, "_prepare", lambda system, model, folder: folder)
+    monkeypatch.setattr(module, "ANSWER_S", 5.0)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    ours, other = time_systems(
+        net, model=model_file, pictures=pictures, expected=expected, others=("ncnn fp32",)
+    )
+    assert ours.problem is None
+    assert other.problem == "has not answered for 5 seconds"

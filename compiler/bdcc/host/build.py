@@ -57,7 +57,7 @@ def build(
         raise BuildError(
             ran.problem,
             layer=str(project),
-            hint=f"Run {shlex.join(['make', '-C', str(project)])} to see all of it",
+            hint=f"Run {shlex.join(['make', '-C', str(project.absolute())])} to see all of it",
         )
     library = project / built
     if not library.is_file():
@@ -88,8 +88,9 @@ def run_make(
         for name, value in os.environ.items()
         if name not in hidden and not MAKES_OWN.fullmatch(name) and (name != "CC" or value.strip())
     }
-    # No file of the folder's is taken for make's: GNUmakefile would go before ours.
-    command = ["make", "-C", str(project), "-f", "Makefile", f"-j{JOBS}", *arguments]
+    # Absolute, for make takes a folder's name of ~ for a home; and named, for a GNUmakefile that
+    # somebody has put there would go before ours.
+    command = ["make", "-C", str(project.absolute()), "-f", "Makefile", f"-j{JOBS}", *arguments]
     return run_tool(command, seconds=seconds, environment=environment)
 
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from bdcc.codegen.escape import library_text
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.targets import ISAS
-from bdcc.errors import DataError, MismatchError, OptionError
-from bdcc.files import reason, temporary_folder
+from bdcc.errors import BuildError, DataError, MismatchError, OptionError
+from bdcc.files import temporary_folder
 from bdcc.host.build import build
 from bdcc.host.facts import ProjectFacts, read_facts
 from bdcc.ir.graph import F32
@@ -97,7 +97,8 @@ class Library:
     def __init__(self, shared_object: Path, facts: ProjectFacts, *, isa: str | None = None) -> None:
         """Loads `shared_object` as it is. isa: an instruction set by name, None: the widest.
 
-        Raises OptionError for one that this CPU has not, MismatchError for weights that do not fit.
+        Raises BuildError for what is no library of this machine or lies where none may be run,
+        OptionError for an isa that this CPU has not, MismatchError for weights that do not fit.
         """
         self.facts = facts
         self._ffi = cffi.FFI()
@@ -105,13 +106,16 @@ class Library:
         with temporary_folder() as folder:
             # The loader knows libraries by path first: a new name makes it look at the file, which
             # may have been rebuilt since it was last loaded.
-            link = Path(folder, shared_object.name)
+            link = folder / shared_object.name
             link.symlink_to(shared_object.resolve())
             try:
                 self._library = self._ffi.dlopen(str(link))
-            except OSError as error:
-                raise MismatchError(
-                    f"the library cannot be loaded ({reason(error)})", layer=facts.name
+            except (OSError, UnicodeError) as error:  # cffi wants the path as UTF-8
+                said = str(error).rpartition(f"': {link}: ")[2].partition(".  Additionally")[0]
+                raise BuildError(
+                    f"cannot be loaded ({said[:200]})",
+                    layer=str(shared_object),
+                    hint="It must be built for this machine, where programs may be run",
                 ) from None
         self._threads = threading.local()
         self._check_interface()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from bdcc.files import temporary_folder
 from bdcc.host.bench import DIGITS, Progress
 from bdcc.host.build import build
 from bdcc.host.probes import fastest_cpus
+from bdcc.host.tools import run_tool
 from bdcc.ir.graph import F32
 
 OURS = "bdcc"
@@ -37,6 +39,8 @@ INSTALL = "pip install 'bdcc[bench]'"
 ROUNDS = 16
 TURN_MS = 150.0  # what a system gets to do in a round
 RUNS = (3, 200)  # but so many at least, at most
+PREPARE_S = 1800.0  # for a system to make what it runs
+ANSWER_S = 600.0  # for a process to load that, and for a turn
 PATIENCE_S = 10.0  # for a process to end
 
 
@@ -82,8 +86,7 @@ def time_systems(
     problems: dict[str, str] = {}
     peers: dict[str, _Peer] = {}
     cpus = fastest_cpus(threads)
-    with temporary_folder() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         np.save(folder / "input.npy", pictures[0])
         np.save(folder / "calib.npy", pictures[1:] if len(pictures) > 1 else pictures)
         try:
@@ -149,11 +152,10 @@ def _check_installed(system: str) -> None:
 def _prepare(system: str, model: Path, folder: Path) -> Path:
     """Writes what the system runs into folder, which is returned."""
     arguments = ("prepare", system, str(model), str(folder / "calib.npy"), str(folder))
-    log = folder / "log"
-    with log.open("w") as out:
-        done = subprocess.run(_command(*arguments), stdout=out, stderr=out, check=False)
-    if done.returncode != 0:
-        raise _PeerError(f"cannot be prepared: {_last_line(log)}")
+    ran = run_tool(_command(*arguments), seconds=PREPARE_S)
+    if ran.problem is not None:
+        lines = (ran.err + ran.out).strip().splitlines()
+        raise _PeerError(f"cannot be prepared: {lines[-1][:200] if lines else ran.problem}")
     return folder
 
 
@@ -223,8 +225,21 @@ class _Peer:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(ANSWER_S, give_up)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise _PeerError(f"has not answered for {ANSWER_S:g} seconds")
+        if not line.endswith("\n"):
             raise _PeerError(f"does not run: {_last_line(self._log)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
