@@ -28,7 +28,9 @@ from zoo import Builder
 Tool = Callable[[str], str]
 SIDE = 5
 LAYERS = tuple(name for name in HOSTILE if name)
-LABELS = tuple(t for t in LAYERS if len(t.splitlines()) == 1 and t.strip() == t and "\t" not in t)
+LABELS = tuple(  # what a line of a classes file can hold
+    t for t in LAYERS if len(t.splitlines()) == 1 and t.strip() == t and not set(t) & set("\t\0")
+)
 MODEL = "m'\"$(touch pwned_file)`touch pwned_tick`#%s\\<script>alert(1)<\u202e;\n模型.onnx"
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "ul", "li", "span", "svg"),
