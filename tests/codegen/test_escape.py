@@ -97,8 +97,10 @@ def test_a_table_of_markdown_keeps_its_cells() -> None:
         line = markdown(text)
         assert "\n" not in line
         bare = line.replace("\\\\", "")  # escaped backslashes escape nothing
-        for mark in "|`<>*_[]$":
+        for mark in "|`<>*[]$":
             assert bare.count(mark) == bare.count(f"\\{mark}"), line
+    assert markdown("fire2_squeeze_1") == "fire2_squeeze_1"
+    assert markdown("__init__ _x") == r"\_\_init\_\_ \_x"
 
 
 def test_html_has_the_tags_that_were_meant() -> None:

@@ -21,7 +21,7 @@ from bdcc.codegen.bytedot import WIDE_BELOW, signed_offset
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.bytedot_dense import template_variables as dense_variables
 from bdcc.codegen.checksum import checksum
-from bdcc.codegen.escape import FILTERS, library_text, sealed
+from bdcc.codegen.escape import FILTERS, LIBRARY_MOST, LITERAL_MOST, library_text, sealed
 from bdcc.codegen.golden import golden_vectors
 from bdcc.codegen.lut import template_variables as lut_variables
 from bdcc.codegen.memory import ALIGNMENT
@@ -197,10 +197,15 @@ def _variables(plan: DeploymentPlan, blob: bytes) -> dict[str, Any]:
     }
 
 
-def _info(plan: DeploymentPlan, layers: list[dict[str, Any]]) -> list[int]:
-    """The JSON of <m>_info(), byte by byte: C11 promises no string literal of such length."""
-    named = [layer | {"name": library_text(layer["name"])} for layer in layers]
-    return list(json.dumps({"name": plan.name, "layers": named}).encode())
+def _info(plan: DeploymentPlan, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The JSON of <m>_info(): texts, one for each layer, to be joined. Byte by byte where they are
+    longer than C11 promises of a string literal.
+    """
+    named = [json.dumps(layer | {"name": library_text(layer["name"])}) for layer in layers]
+    head = f'{{"name": {json.dumps(plan.name)}, "layers": ['
+    texts = [head, *(f"{one}, " for one in named[:-1]), *named[-1:], "]}"]
+    short = max(map(len, texts)) <= LIBRARY_MOST and sum(map(len, texts)) <= LITERAL_MOST
+    return {"texts": texts if short else (), "bytes": list("".join(texts).encode())}
 
 
 def _kernels(plan: DeploymentPlan) -> dict[str, dict[str, Any]]:

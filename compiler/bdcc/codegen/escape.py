@@ -18,7 +18,8 @@ from bdcc.errors import one_line
 
 # What means nothing but itself in any of the languages: in C, in a comment, a string, a Makefile.
 PLAIN = re.compile(r"[A-Za-z0-9_.+/-]*")
-LIBRARY_MOST = 1000  # characters, at most 4 bytes each: C11 promises literals of 4095
+LITERAL_MOST = 4095  # bytes of a string literal, as C11 promises
+LIBRARY_MOST = 1000  # characters, at most 4 bytes each
 COMMENT_MOST = 160
 CELL_MOST = 60  # of a table's cell
 
@@ -92,7 +93,8 @@ def cmake(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Inside a paragraph or a table's cell."""
-    return re.sub(r"[\\`*_\[\]<>(){}#!|&~$@:]", r"\\\g<0>", one_line(text, most=CELL_MOST))
+    special = r"[\\`*\[\]<>(){}#!|&~$@:]|(?<![^\W_])_|_(?![^\W_])"  # inside a word _ is itself
+    return re.sub(special, r"\\\g<0>", one_line(text, most=CELL_MOST))
 
 
 class Html(str):
