@@ -17,6 +17,7 @@ MAX_MEMORY = 4 << 30  # bytes; VGG-16 on 224 x 224 pixels takes 1.2 GB
 MAX_EXTENT = 1 << 16  # channels, height, width, kernel, stride, dilation, pad, size of LRN
 MAX_RANK = 8  # dimensions of a constant
 CHUNK = 64  # pictures
+SAMPLES = 4000  # outputs of a Conv (RANGE_ROWS in approx/observe.py)
 MAX_NODES = 1 << 15  # functions inlined: some seconds of reading
 MAX_NESTING = 32  # functions that call functions, or themselves
 # Elements of a tensor, its padding included: with 8 bytes each (a position of 8 bits is one in a
@@ -116,6 +117,8 @@ class Budget:
                 self.hold(node.weight.nbytes + node.bias.nbytes, layer=layer)
                 self.fold(node.weight.nbytes, layer=layer)  # it is read, may be scaled or copied
                 work = macs(node, {node.output: output})
+                if isinstance(node, Conv):
+                    self._observe(node, inputs, output, layer=layer)
             case Lrn():
                 work = math.prod(output) * node.size
             case MaxPool() | AveragePool():
@@ -128,6 +131,20 @@ class Budget:
         self.elements(_padded(node, source), layer=layer)
         self.work += work
         self._check(self.work, 128 * self.max_memory, "multiply-adds of a picture", layer=layer)
+
+    def _observe(self, node: Conv, inputs: int, output: Shape, *, layer: str) -> None:
+        """What choosing its bases works in: the inputs of all outputs of a picture, float32, and
+        of SAMPLES outputs, with their second moments in float64.
+        """
+        columns = 4 * math.prod(output[1:]) * inputs
+        moments = node.groups * inputs * (8 * inputs + 4 * SAMPLES)
+        if max(columns, moments) > self.max_memory:
+            raise ModelError(
+                f"it is approximated in {max(columns, moments)} bytes; bdcc handles "
+                f"{self.max_memory}",
+                layer=layer,
+                hint=RAISE,
+            )
 
     def _check(self, found: int, most: int, what: str, *, layer: str) -> None:
         if found > most:
