@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 1
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # of a program that embeds Python
+                signal.signal(number, handler)
     sys.exit(status or 0)
 
 

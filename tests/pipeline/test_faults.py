@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,6 +327,16 @@ class Running:
         return sorted(set(names) - {"tmp", "cache", "out"})
 
 
+@contextmanager
+def inherited(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """How processes that are started meanwhile take the signal: only SIG_IGN is handed on."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -335,7 +347,8 @@ class Running:
 def test_a_signal_ends_as_ctrl_c_does(
     arguments: tuple[str, ...], tmp_path: Path, quick_builds: None, number: signal.Signals
 ) -> None:
-    run = Running(tmp_path, *arguments, *QUICK, "--decompose", "plain", "-o", "out")
+    with inherited(number, signal.default_int_handler):  # not as in the background of a script
+        run = Running(tmp_path, *arguments, *QUICK, "--decompose", "plain", "-o", "out")
     run.wait_for_candidate()
     run.send(number)
     code, err = run.end()
@@ -352,11 +365,8 @@ def test_a_signal_ends_as_ctrl_c_does(
 def test_under_nohup_a_closed_terminal_does_not_matter(
     arguments: tuple[str, ...], tmp_path: Path, quick_builds: None
 ) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as nohup does it
-    try:
+    with inherited(signal.SIGHUP, signal.SIG_IGN):
         run = Running(tmp_path, *arguments, *QUICK, "--decompose", "plain", "-o", "out")
-    finally:
-        signal.signal(signal.SIGHUP, before)
     run.wait_for_candidate()
     run.send(signal.SIGHUP)
     assert run.end() == (0, "")
