@@ -150,10 +150,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("busy", ["idle", "computing"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("how", "busy"),
+    [
+        (signal.SIGKILL, "idle"),
+        (signal.SIGKILL, "computing"),
+        (signal.SIGHUP, "computing"),
+        (signal.SIGTERM, "idle"),
+    ],
+)
 def test_workers_end_with_their_parent_however_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: str, how: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, busy: str
 ) -> None:
     script, temporary = tmp_path / "script.py", tmp_path / "tmp"
     script.write_text(STARTER)
