@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -174,10 +175,14 @@ def test_an_unknown_instruction_set(net: Path, isa: str) -> None:
         Library.open(net, isa=isa)
 
 
-def test_what_it_says_of_itself(library: Library) -> None:
+def test_what_it_says_of_itself(library: Library, model: QuantizedModel) -> None:
     assert library.label(0) == "class 0"
     assert library.label(11) == library.label(-1) == ""
-    assert "net" in library.info
+    info = json.loads(library.info)
+    assert info["name"] == "net"
+    assert [layer["name"] for layer in info["layers"]] == [
+        one.name for one in model.graph.weight_layers
+    ]
     assert library.takes_pixels
 
 

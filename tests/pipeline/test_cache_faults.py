@@ -273,6 +273,8 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
     with pytest.raises(OutputError, match=r"--cache: .*no home"), open_cache(None):
         pass
+    host = tables.find_target("host")
+    assert tables.find_cost_table(host, "default", cache=None).source == "shipped"
 
 
 # --- full disks ---------------------------------------------------------------------------

@@ -142,16 +142,24 @@ def emission_digest() -> str:
     return state.hexdigest()
 
 
-def default_folder() -> Path:
-    """$BDCC_CACHE, or the user's cache folder by the XDG rule."""
+def default_folder() -> Path | None:
+    """$BDCC_CACHE, or the user's cache folder by the XDG rule; None of a user who has no home."""
     if given := os.environ.get("BDCC_CACHE"):
         return Path(given)
     if home := os.environ.get("XDG_CACHE_HOME"):
         return Path(home) / "bdcc"
     try:
         return Path.home() / ".cache" / "bdcc"
-    except RuntimeError:  # as in a container, for a user that it does not know
-        raise OutputError("this user has no home for a cache", layer="--cache", hint=HINT) from None
+    except RuntimeError:  # as in a container, of a user that it does not know
+        return None
+
+
+def cache_folder(choice: Path | None) -> Path:
+    """The one that was chosen, or the user's. Raises OutputError."""
+    folder = choice or default_folder()
+    if folder is None:
+        raise OutputError("this user has no home for a cache", layer="--cache", hint=HINT)
+    return folder
 
 
 @contextmanager
@@ -165,7 +173,7 @@ def open_cache(
         if choice == "off":
             folder = stack.enter_context(temporary_folder())
         else:
-            folder = default_folder() if choice is None else choice
+            folder = cache_folder(choice)
             _check(folder)
         cache = Cache(folder=folder)
         if say is not None:

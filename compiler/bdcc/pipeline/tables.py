@@ -30,7 +30,7 @@ from bdcc.host.limits import kernel_family
 from bdcc.host.machine import machine_name, usable_isas
 from bdcc.host.remote import Goal, match_target, probe_board, run_there
 from bdcc.host.tune import BUDGET_S, ROUNDS, tune
-from bdcc.pipeline.cache import default_folder
+from bdcc.pipeline.cache import cache_folder, default_folder
 from bdcc.pipeline.project import open_project
 from bdcc.report.text import table
 from bdcc.sealed import Shelf
@@ -127,12 +127,15 @@ def _read_measured(
         if say is not None:
             say(one_line(f"cache: a table is damaged, and not used; bdcc tune makes one: {file}"))
 
-    content = replace(_shelf(cache), dropped=tell).read(_name(isa, machine))
+    folder = cache or default_folder()
+    if folder is None:
+        return None
+    content = replace(_shelf(folder), dropped=tell).read(_name(isa, machine))
     return None if content is None else parse_cost_table(content, "measured")
 
 
-def _shelf(cache: Path | None) -> Shelf:
-    return Shelf(folder=(cache or default_folder()) / "cost_tables", name="cost_tables")
+def _shelf(cache: Path) -> Shelf:
+    return Shelf(folder=cache / "cost_tables", name="cost_tables")
 
 
 def _name(isa: str, machine: str) -> str:
@@ -145,8 +148,8 @@ def _measure_table(
     """Measures the place's kernels with that instruction set, and writes the table to the file, or
     into the cache.
     """
-    shelf = _shelf(cache)
     if output is None:
+        shelf = _shelf(cache_folder(cache))
         shelf.prepare()
         sweep_parts(shelf.folder)
     else:
