@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_a_modelled_table_says_so_and_has_the_price_of_an_output(tmp_path: Path)
         lambda record: record["ns"]["lut"]["conv"][3].pop(),
         lambda record: record.update(modelled=True),
         lambda record: record["ns"]["popcount"]["dense"][0].__setitem__(2, -1.0),
+        lambda record: record["ns"]["popcount"]["dense"][0].__setitem__(2, float("nan")),
+        lambda record: record["ns"]["popcount"]["dense"][0].__setitem__(2, "1"),
+        lambda record: record["ns"]["popcount"]["dense"][0].__setitem__(0, 1.5),
+        lambda record: record["ns"]["popcount"]["dense"].__setitem__(0, 7),
+        lambda record: record["ns"].__setitem__("lut", []),
+        lambda record: record.update(isa=["avx2"]),
+        lambda record: record.update(machine=5),
+        lambda record: record.update(modelled=True, mhz="fast"),
+        lambda record: record.update(modelled="yes", mhz=1500),
     ],
 )
 def test_a_damaged_table_is_refused(damage, tmp_path: Path) -> None:
@@ -121,3 +131,12 @@ def test_work_counts_what_the_kernels_round_up() -> None:
     assert work_of(first, graph, family="lut", isa="avx512", bits=4)[1] == 16 * 48
     assert work_of(first, graph, family="lut", isa="generic", bits=4)[1] == 16 * 48
     assert work_of(last, graph, family="lut", isa="avx2", bits=4) == (16 * 33,)
+
+
+def test_tables_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    (tmp_path / "list").write_text("[]")
+    for place in (tmp_path / "pipe", tmp_path, tmp_path / "deep", tmp_path / "list"):
+        with pytest.raises(DataError, match="table of kernel costs"):
+            read_cost_table(place)

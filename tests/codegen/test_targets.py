@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,59 @@ def test_files_that_cannot_be_one(tmp_path: Path) -> None:
         find_target(str(tmp_path / "$x.toml"))
     with pytest.raises(OptionError, match=r"'rpi' is not a target; .*, or for what a \.toml file"):
         find_target("rpi")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"target": "board.toml"},
+        {"target": "/dev/zero.toml"},
+        {"target": None},
+        {"target": "rpi4", "target_changes": {"isas": ["generic"]}},
+        {"target": "rpi4", "target_changes": {"cflags": "-O2; touch x"}},
+        {"target": "rpi4", "target_changes": {"cross": "a b-"}},
+        {"target": "rpi4", "target_changes": {"machine": "aarch64\n"}},
+        {"target": "rpi4", "target_changes": {"ram_bytes": 0}},
+        {"target": "rpi4", "target_changes": {"ram_bytes": "1"}},
+        {"target": "rpi4", "target_changes": {"mhz": 10**30}},
+        {"target": "rpi4", "target_changes": {"like": "rpi99"}},
+        {"target": "rpi4", "target_changes": {"name": "../x"}},
+        {"target": "rpi4", "target_changes": ["x"]},
+    ],
+    ids=str,
+)
+def test_reports_that_were_edited(report: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"no target|breaks"):
+        target_of(report)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * 100_000, "is nested too deeply"),
+        ('like = "rpi4"\nram = ' + "9" * 30, "ram = 9+ is not a whole number above 0"),
+        ('like = "rpi4"\nram = ' + "9" * 9000, "is not TOML"),
+        ("like = []", r"like = \[\] is not a target"),
+        ("\0", "is not TOML"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_files_that_are_odd(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "board.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError, match=message) as caught:
+        find_target(str(file))
+    assert str(caught.value).isprintable()
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.toml").write_bytes(b"description = '\xe9'")
+    for name, message in (
+        ("pipe", "it is no regular file"),
+        ("folder", "Is a directory"),
+        ("latin", "is not TOML"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            find_target(str(tmp_path / f"{name}.toml"))

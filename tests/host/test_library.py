@@ -180,9 +180,8 @@ def test_what_it_says_of_itself(library: Library, model: QuantizedModel) -> None
     assert library.label(11) == library.label(-1) == ""
     info = json.loads(library.info)
     assert info["name"] == "net"
-    assert [layer["name"] for layer in info["layers"]] == [
-        one.name for one in model.graph.weight_layers
-    ]
+    names = [layer.name for layer in model.graph.weight_layers]
+    assert [layer["name"] for layer in info["layers"]] == names
     assert library.takes_pixels
 
 

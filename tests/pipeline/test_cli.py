@@ -16,7 +16,7 @@ import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
-from trained_network import CLASSES, Trained
+from trained_network import CLASSES, PREPROCESS, Trained
 
 from bdcc import cli
 from bdcc.approx.model import load_oracle
@@ -248,6 +248,68 @@ def test_damaged_projects_say_what_to_do(
             f"bdcc: {out}: {file} is not there, is damaged, or is of another version of bdcc. "
             "Compile the project again.\n"
         )
+
+
+@pytest.mark.parametrize("command", ["verify", "run", "eval", "bench", "deploy", "tune"])
+def test_reports_that_were_edited_are_refused_by_every_command(
+    run: Run, project: Path, tmp_path: Path, command: str
+) -> None:
+    """With nothing built, measured or sent."""
+    out = tmp_path / "out"
+    (out / "host").mkdir(parents=True)
+    shutil.copy(project / "host" / "project.json", out / "host")
+    before = {"deploy": ["nobody@nowhere"]}.get(command, [])
+    after = {"run": ["x.png"], "eval": ["--data", "x"]}.get(command, [])
+    report = report_of(project)
+    for change in (
+        {"target": "../board.toml"},
+        {"target_changes": {"cross": "$(touch x)-"}},
+        {"target_changes": {"isas": ["generic"]}},
+        {"fingerprint": "0" * 16},
+        {"preprocess": {**report["preprocess"], "mean": []}},
+        {"layers": [*report["layers"], report["layers"][0]]},
+        {"layers": [{**report["layers"][0], "kernel": None}]},
+    ):
+        (out / "report.json").write_text(json.dumps(report | change))
+        code, shown, err = run(command, *before, out, *after)
+        assert (code, shown, err.count("\n")) == (1, "", 1)
+        assert "report.json is not there, is damaged" in err
+
+
+def test_names_that_are_no_utf8(trained: Trained, tmp_path: Path) -> None:
+    """Of model, pictures, classes and OUT: from compile to the report and the classes that run
+    shows, in a process of its own, as only there stdout is one.
+    """
+    names = [b"caf\xe9", b"a\nb", b"\x1b[2J", b"'\"\\", *(b"%d" % n for n in range(CLASSES - 4))]
+    order = sorted(map(os.fsdecode, names))
+    data, model = (tmp_path / os.fsdecode(name) for name in (b"d\xe9ta", b"m\xf6del.onnx"))
+    out = tmp_path / os.fsdecode(b"o\xfft")
+    for index, folder in enumerate(sorted(trained.folders.iterdir())):
+        shutil.copytree(folder, data / order[index])
+    shutil.copy(trained.model, model)
+
+    def call(*arguments: object) -> str:
+        code = "from bdcc.cli import main; main()"
+        words = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(words, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    given = ("--data", data, "--bases", "2", "--q", "6", "--decompose", "plain", *PREPROCESS)
+    assert r"bdcc verify " + str(tmp_path) + r"/o\udcfft" in call(
+        "compile", model, *given, "-o", out
+    )
+    report = report_of(out)
+    assert report["model"]["name"] == r"m\udcf6del.onnx"
+    assert report["options"]["data"] == r"d\udce9ta"
+    jsonschema.validate(report, load_schema())
+    assert r"m\udcf6del.onnx" in (out / "report.html").read_text("utf-8")
+    assert json.loads(call("eval", out, "--data", data, "--json"))["samples"] == 80
+    picture = next((data / os.fsdecode(b"caf\xe9")).iterdir())
+    for line in call("run", out, picture).splitlines():
+        assert line.isprintable()
+    labels = {one["label"] for one in json.loads(call("run", out, picture, "--json"))["top"]}
+    assert r"caf\udce9" in labels
 
 
 def test_bench_figures_are_round(run: Run, project: Path) -> None:
