@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -243,7 +244,8 @@ def test_a_fault_is_seen() -> None:
         "KeyError": lambda: {}["x"],
         "RuntimeWarning": lambda: np.float32(1) / np.float32(0),
         "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
-        "SIGALRM": loop,
+        "SIGPROF": loop,
+        "SIGALRM": lambda: time.sleep(99),
         "MemoryError": lambda: np.ones(3 << 30, np.uint8),
     }
     for name, call in calls.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bdcc.arrays import open_arrays
+from bdcc.arrays import Arrays, open_arrays
 from bdcc.data.preprocess import U8
 from bdcc.errors import DataError, one_line
 from bdcc.files import read_file, reading, reason
@@ -170,8 +170,8 @@ def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
                 f"[N, {height}, {width}, {channels}] or float32 [N, {channels}, {height}, {width}]",
                 layer=str(path),
             )
+        labels = _read_labels(found, count=size[0], outputs=outputs)
         images = found.read("images").reshape(size)
-        labels = found.read("labels") if "labels" in found.names else None
     if images.dtype == np.float32:
         for number, image in enumerate(images):
             if not np.isfinite(image).all():
@@ -179,25 +179,33 @@ def _list_npz(path: Path, shape: Shape, outputs: int) -> Listing:
                     f"picture {number} holds NaN or infinity; every value must be finite",
                     layer=str(path),
                 )
-    if labels is not None:
-        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"labels are {labels.dtype} {list(labels.shape)}, expected {len(images)} integers",
-                layer=str(path),
-            )
-        wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
-        if wrong.size:
-            raise DataError(
-                f"label {labels[wrong[0]]} of picture {wrong[0]} is out of range, "
-                f"the model's classes are 0..{outputs - 1}",
-                layer=str(path),
-            )
     return Listing(
         path=path,
         names=tuple(f"{path.name}[{i}]" for i in range(len(images))),
-        labels=None if labels is None else labels.astype(np.int64),
+        labels=labels,
         array=np.ascontiguousarray(images),
     )
+
+
+def _read_labels(found: Arrays, *, count: int, outputs: int) -> I64 | None:
+    """int64 [count], None where there are none."""
+    if "labels" not in found.names:
+        return None
+    header = found.header("labels")
+    if header.shape != (count,) or header.dtype.kind not in "iu":
+        raise DataError(
+            f"labels are {header.dtype} {list(header.shape)}, expected {count} integers",
+            layer=str(found.path),
+        )
+    labels = found.read("labels")
+    wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+    if wrong.size:
+        raise DataError(
+            f"label {labels[wrong[0]]} of picture {wrong[0]} is out of range, "
+            f"the model's classes are 0..{outputs - 1}",
+            layer=str(found.path),
+        )
+    return labels.astype(np.int64)
 
 
 def list_pictures(
