@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bdcc.errors import BuildError, OutputError
+from bdcc.host import machine, tools
 from bdcc.host.build import build, check_compiler
+from bdcc.host.library import Library
+from bdcc.host.machine import usable_isas
+from processes import is_gone
 
 
 def test_builds_once(net: Path) -> None:
@@ -25,11 +33,60 @@ def test_another_compiler(copy: Path, tool: Callable[[str], str]) -> None:
     assert b"clang version" in library.read_bytes()
 
 
-def test_the_options_of_a_make_above_are_not_handed_down(
+FOREIGN = {  # to other programs they mean other things
+    "CROSS": "aarch64-linux-gnu-",
+    "BUILD": "elsewhere",
+    "THREADS": "1",
+    "STATIC": "1",
+    "WEIGHTS": "none",
+    "PORTABLE": "1",
+    "PREFIX": "/nowhere",
+    "JPEG": "0",
+    "CPU_FLAGS": "-mno-such-flag",
+    "EXACT": "-fno-such-flag",
+    "HOSTCC": "false",
+    "MAKEFLAGS": "n",  # "only say what would be done"
+    "MFLAGS": "-n",
+    "GNUMAKEFLAGS": "-n",
+    "MAKEFILES": "/etc/passwd",
+    "MAKEOVERRIDES": "CC=false",
+    "MAKELEVEL": "7",
+    "VPATH": "/etc",
+    "SHELL": "/bin/false",
+    "MAKE": "false",
+    "CC": "",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_variables_of_others_change_nothing(
+    net: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project is up to date; what the Makefile takes notice of would build it anew."""
+    monkeypatch.setenv("CFLAGS", "-O1")  # for all of these tests: the first one may build it
+    built = build(net).stat().st_mtime_ns
+    flags = (net / "build" / "flags").read_bytes()
+    monkeypatch.setenv(name, FOREIGN[name])
+    assert build(net).stat().st_mtime_ns == built
+    assert (net / "build" / "flags").read_bytes() == flags
+
+
+def test_variables_of_others_change_no_build(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CFLAGS", "-O0")
+    shutil.rmtree(copy / "build")
+    with Library.open(copy) as library:
+        assert library.isas == usable_isas()
+    assert b"-O0" in (copy / "build" / "flags").read_bytes()
+    assert not (copy / "elsewhere").exists()
+
+
+def test_another_makefile_in_the_folder_is_not_taken(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MAKEFLAGS", "n")  # "only say what would be done"
-    (copy / "build" / "libnet.so").unlink()
+    monkeypatch.setenv("CFLAGS", "-O0")
+    (copy / "GNUmakefile").write_text("$(error not mine)\n")
     assert build(copy).is_file()
 
 
@@ -64,9 +121,94 @@ def test_no_project(tmp_path: Path, content: str | None) -> None:
         build(tmp_path)
 
 
+def program(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("sleep 60", "it has not ended after 1 seconds, and was stopped"),
+        ("sleep 60 & sleep 60", "it has not ended after 1 seconds, and was stopped"),
+        ("yes", "it has not ended after 1 seconds, and was stopped"),
+        ("head -c 9000000 /dev/zero | tr '\\0' x; exit 1", "xxx"),
+        ("head -c 100 /dev/urandom >&2; echo; echo 'fatal error: tired'; exit 1", "tired"),
+        ("kill -SEGV $$", "it was ended by SIGSEGV"),
+        ("exit 0", "it has made no program"),
+        ("exit 9", "it ended with status 9, saying nothing"),
+    ],
+)
+def test_compilers_that_do_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
+) -> None:
+    monkeypatch.setenv("CC", str(program(tmp_path / "bin", "cc", script)))
+    began = time.monotonic()
+    with pytest.raises(BuildError, match="does not work") as caught:
+        check_compiler(seconds=1)
+    assert problem in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1500
+    assert time.monotonic() - began < 10
+
+
+def test_a_compiler_that_never_returns_to_make(copy: Path, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    hanging = program(tmp_path / "bin", "cc", f"echo $$ >'{pid}'; exec sleep 60")
+    with pytest.raises(BuildError, match="has not ended after 1 seconds") as caught:
+        build(copy, cc=str(hanging), seconds=1)
+    assert str(caught.value).startswith(f"{copy}: ")
+    assert is_gone(int(pid.read_text()))
+
+
+def test_a_compiler_with_words_and_spaces(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: Callable[[str], str]
+) -> None:
+    place = program(tmp_path / "a b", "my cc", f'exec {tool("gcc")} "$@"')
+    monkeypatch.setenv("CC", f"'{place}' -DNOTHING")
+    monkeypatch.setenv("CFLAGS", "-O0")
+    check_compiler()
+    (copy / "src" / "net.c").touch()
+    assert build(copy).is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("echo usage: make", "it is not GNU make"),
+        ("sleep 60", "it has not ended after 2 seconds"),
+        ("exit 1", "it ended with status 1"),
+    ],
+)
+def test_a_make_that_does_not_work_is_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
+) -> None:
+    folder = program(tmp_path / "bin", "make", script).parent
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    with pytest.raises(BuildError, match=r"make does not work .*Install GNU make") as caught:
+        check_compiler(seconds=2)
+    assert problem in str(caught.value)
+
+
+def test_a_folder_without_programs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A noexec TMPDIR does not pass for a CPU that has nothing."""
+    refused = tools.Ran(problem="Permission denied", refused=errno.EACCES)
+    monkeypatch.setattr(machine, "run_program", lambda program: refused)
+    with pytest.raises(BuildError, match="name another folder by TMPDIR"):
+        machine.usable_isas.__wrapped__()
+    other = tools.Ran(problem="Exec format error", refused=errno.ENOEXEC)
+    monkeypatch.setattr(machine, "run_program", lambda program: other)
+    assert machine.usable_isas.__wrapped__() == ("generic",)
+
+
 def test_a_broken_compiler_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     check_compiler()
-    for broken in ("/bin/false", "no-such-compiler", "'unmatched"):
+    for broken in ("/bin/false", "no-such-compiler", "'unmatched", "/"):
         monkeypatch.setenv("CC", broken)
         with pytest.raises(BuildError, match=f"'{broken}' does not work") as caught:
             check_compiler()
