@@ -5,13 +5,25 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from bdcc.errors import BdccError, OutputError, one_line
-from bdcc.files import appearing, write_file, write_text
+from bdcc.files import (
+    appearing,
+    check_file,
+    check_folder,
+    locked_folder,
+    sweep,
+    temporary_folder,
+    write_file,
+    write_text,
+)
 
 
 def test_a_file_that_cannot_be_filled_leaves_the_former_one_and_nothing_else(
@@ -98,3 +110,69 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 def test_what_does_not_print_is_escaped(text: str, shown: str) -> None:
     assert one_line(text) == shown
     assert str(BdccError("found", layer=text)) == f"{shown}: found."
+
+
+@pytest.mark.parametrize("name", ["none/file", "folder", "file/file", "n" * 256, "loop"])
+def test_what_cannot_be_written_is_refused_before(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("former")
+    (tmp_path / "loop").symlink_to("loop")
+    for check in (check_file, lambda file: write_text(file, "")):
+        with pytest.raises(OutputError, match=name):
+            check(tmp_path / name)
+    check_file(tmp_path / "file")
+    check_file(tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "loop"]
+    assert (tmp_path / "file").read_text() == "former"
+
+
+def test_a_folder_is_looked_at_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("none")
+    check_folder(tmp_path / "deep" / "er")
+    for name in ("file", "file/deep", "n" * 256, "loop", "loop/deep", "dangling"):
+        with pytest.raises(OutputError, match=name):
+            check_folder(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file", "loop"]
+
+
+def test_the_next_temporary_folder_sweeps_what_killed_processes_left(tmp_path: Path) -> None:
+    killed = (
+        "import os, pathlib, sys\n"
+        "from bdcc.files import temporary_folder\n"
+        "with temporary_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'sub').mkdir()\n"
+        "    (folder / 'sub' / 'file').write_text('x')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (stale,) = tmp_path.iterdir()
+    (tmp_path / "bdcc-mine").mkdir()  # no name of ours
+    with temporary_folder(tmp_path) as living, temporary_folder(tmp_path) as other:
+        assert not stale.exists()
+        assert living.is_dir()
+        assert other.stat().st_mode & 0o777 == 0o700
+        assert not sweep(living)
+    assert [p.name for p in tmp_path.iterdir()] == ["bdcc-mine"]
+
+
+def test_what_another_user_or_a_link_has_under_our_name_stays(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "bdcc-0123456789ab.tmp").symlink_to("target")
+    os.mkfifo(tmp_path / "bdcc-0123456789ac.tmp")
+    with temporary_folder(tmp_path):
+        pass
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_that_is_made_once_is_refused_to_the_second(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "one"), pytest.raises(FileExistsError):
+        locked_folder(tmp_path / "one").__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_place_for_temporary_files_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"none: cannot be written \(No such file"):
+        temporary_folder(tmp_path / "none").__enter__()

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bdcc.errors import BdccError, OptionError
+from bdcc.files import LOST
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -34,27 +36,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     differs, 5 build, 130.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    before = _end_like_ctrl_c()
     try:
         status = cli.main(args=list(arguments), prog_name="bdcc", standalone_mode=False)
     except BdccError as error:
-        click.echo(f"bdcc: {error}", err=True)
+        _tell(f"bdcc: {error}")
         status = error.exit_code
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # as _tell
+            error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("bdcc: interrupted; what was finished is kept.", err=True)
+        _tell("bdcc: interrupted; what was finished is kept.")
         if arguments[:1] in (["compile"], ["sweep"]):
             again = [a for a in arguments if a != "--resume"]
-            click.echo(f"Go on with: bdcc {shlex.join([*again, '--resume'])}", err=True)
+            _tell(f"Go on with: bdcc {shlex.join([*again, '--resume'])}")
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        status = 1
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        _drop_output()
+        where = error.filename or "standard output"  # files are written where it is told of them
+        _tell(f"bdcc: {where}: cannot be written ({error.strerror}).")
         status = 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     sys.exit(status or 0)
+
+
+def _end_like_ctrl_c() -> dict[signal.Signals, Any]:
+    """SIGTERM and, unless we run under nohup, a terminal that is closed (SIGHUP) end as Ctrl-C
+    does; returns how it was.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    return before
+
+
+def _drop_output() -> None:
+    """What is still to be printed on stdout, Python's last words at its end too, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -152,7 +179,7 @@ class _Watch:
         elif done < total and now - self._spoke >= self.LINE_EVERY_S:
             self._spoke = now
             left = (now - self._began) * (total - done) / max(done, 1)
-            click.echo(f"{stage}: {100 * done // total} %, about {left:.0f} s left", err=True)
+            _tell(f"{stage}: {100 * done // total} %, about {left:.0f} s left")
 
     def _draw(self, done: int, total: int) -> None:
         from rich.console import Console
@@ -195,7 +222,8 @@ class _Watch:
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    with suppress(OSError):  # a disk that is full, or nobody there: no reason to give up the work
+        click.echo(line, err=True)
 
 
 def _print_json(value: Any) -> None:
@@ -494,12 +522,15 @@ def verify(project: Path, images: int, data: Path | None, dump: Path | None, as_
     """Build the project in OUT and compare every layer of its library, bit for bit, with the
     oracle.
     """
+    from bdcc.files import check_file
     from bdcc.host.verify import verify as verify_project
     from bdcc.pipeline.project import dump_layers, open_project, sample_pictures
 
     opened = open_project(project)
     if images < 1:
         raise OptionError(f"{images} is below 1", layer="--images")
+    if dump is not None:
+        check_file(dump)
     with _Watch() as watch:
         pictures = sample_pictures(opened, data, count=images)
         result = verify_project(project, images=pictures, progress=watch)

@@ -132,7 +132,12 @@ def check_folder(folder: Path) -> None:
     """The same of files in a folder, which is not made yet if it is not there."""
     with writing(folder):
         for place in (folder, *folder.absolute().parents):
-            if place.exists():
+            try:
+                place.stat()
+            except FileNotFoundError:
+                if place.is_symlink():  # in whose place no folder can be made
+                    raise
+            else:
                 return _touch_in(place)
 
 

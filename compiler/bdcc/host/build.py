@@ -7,15 +7,17 @@ import os
 import re
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bdcc.errors import BuildError
+from bdcc.files import temporary_folder
 from bdcc.host.facts import read_facts
 
 JOBS = 2
-ERROR_LINE = re.compile(r"(?i)\b(fatal )?error\b|undefined reference|no such file|not found|\*\*\*")
+ERROR_LINE = re.compile(
+    r"(?i)\b(fatal )?error\b|undefined reference|no such file|no space left|not found|\*\*\*"
+)
 
 
 def build(
@@ -83,7 +85,7 @@ def check_compiler() -> None:
     """Compiles one line with the compiler that make will take: a missing or broken one is found
     before hours of work, not behind them. Raises BuildError.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         source = Path(folder) / "probe.c"
         source.write_text("int main(void) { return 0; }\n")
         compile_program(source, Path(f"{source}.out"), arguments=["-std=c11"])

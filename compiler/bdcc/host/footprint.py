@@ -9,13 +9,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bdcc.codegen.targets import Target
 from bdcc.errors import BuildError
+from bdcc.files import temporary_folder
 from bdcc.host.build import JOBS, first_error
 from bdcc.host.facts import read_facts
 
@@ -52,7 +52,7 @@ def measure_footprint(project: Path, target: Target) -> Footprint | None:
         return None
     facts = read_facts(project)
     name = facts.name
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         library, image = Path(folder) / f"lib{name}.a", Path(folder) / "image"
         _run(
             ["make", "-C", str(project), f"-j{JOBS}", f"CROSS={target.cross}", f"BUILD={folder}",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from bdcc.codegen.memory import ALIGNMENT
 from bdcc.codegen.targets import ISAS
 from bdcc.errors import DataError, MismatchError, OptionError
+from bdcc.files import temporary_folder
 from bdcc.host.build import build
 from bdcc.host.facts import ProjectFacts, read_facts
 from bdcc.ir.graph import F32
@@ -97,7 +97,7 @@ class Library:
         self.facts = facts
         self._ffi = cffi.FFI()
         self._ffi.cdef(DECLARATIONS.format(m=facts.name))
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             # The loader knows libraries by path first: a new name makes it look at the file, which
             # may have been rebuilt since it was last loaded.
             link = Path(folder, shared_object.name)

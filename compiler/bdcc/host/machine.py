@@ -6,11 +6,11 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
 
 from bdcc.codegen.emit import shipped
 from bdcc.codegen.targets import ISAS
+from bdcc.files import temporary_folder
 from bdcc.host.build import compile_program
 
 ISA_PROBE = """#include <stdio.h>
@@ -37,7 +37,7 @@ _CORES = {
 @functools.cache
 def usable_isas() -> tuple[str, ...]:
     """Instruction sets of this machine, the widest last. Raises BuildError without a compiler."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         source, program = Path(folder) / "isas.c", Path(folder) / "isas"
         source.write_text(ISA_PROBE)
         compile_program(source, program, arguments=["-std=c11", f"-I{shipped('runtime')}"])

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bdcc.files import temporary_folder
 from bdcc.host.bench import DIGITS, Progress
 from bdcc.host.build import build
 from bdcc.host.probes import fastest_cpus
@@ -82,7 +82,7 @@ def time_systems(
     problems: dict[str, str] = {}
     peers: dict[str, _Peer] = {}
     cpus = fastest_cpus(threads)
-    with tempfile.TemporaryDirectory() as name:
+    with temporary_folder() as name:
         folder = Path(name)
         np.save(folder / "input.npy", pictures[0])
         np.save(folder / "calib.npy", pictures[1:] if len(pictures) > 1 else pictures)

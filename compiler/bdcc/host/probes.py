@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from bdcc.codegen.emit import shipped
 from bdcc.errors import BuildError
+from bdcc.files import temporary_folder
 from bdcc.host.build import compile_program
 
 SOURCE = Path(__file__).with_name("probe.c")
@@ -40,7 +40,7 @@ class Machine:
 
 def measure_machine(*, weight_bytes: int) -> Machine:
     """Compiles and runs probe.c, which takes less than a second. Raises BuildError."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         program = Path(folder, "probe")
         compile_program(SOURCE, program, arguments=[*ARGUMENTS, f"-I{shipped('runtime')}"])
         command = [str(program), str(max(weight_bytes, 1))]

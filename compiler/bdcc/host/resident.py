@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from bdcc.errors import BuildError
+from bdcc.files import temporary_folder
 from bdcc.host.build import build, compile_program
 from bdcc.host.facts import read_facts
 
@@ -52,7 +52,7 @@ def measure_resident(project: Path) -> Resident | None:
         f"-I{project / 'include'}",
         str(library.with_suffix(".a")),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         program = Path(folder, "resident")
         nothing = _run(program, sizes)
         found = _run(program, (*sizes, *model))

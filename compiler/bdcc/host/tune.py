@@ -9,7 +9,6 @@ that are not negative and fit their times best become the table's.
 from __future__ import annotations
 
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from bdcc.codegen.costs import Key, Kind, Parts, work_of
 from bdcc.codegen.emit import emit_sources
 from bdcc.codegen.plan import make_plan
 from bdcc.codegen.targets import ISAS, Target
+from bdcc.files import temporary_folder
 from bdcc.host.library import Library
 from bdcc.host.probes import pinned
 from bdcc.ir.graph import (
@@ -75,7 +75,7 @@ def tune(
     else:
         target = replace(target, name=name, isas=isas)
     for index, family in enumerate(FAMILIES):
-        with tempfile.TemporaryDirectory(prefix="bdcc-tune-") as folder:
+        with temporary_folder() as folder:
             if progress is not None:
                 progress(f"kernels on {isa}", index, len(FAMILIES))
             plan = make_plan(

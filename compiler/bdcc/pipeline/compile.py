@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ from bdcc.approx.tables import SEARCHED_BITS
 from bdcc.approx.workers import check_cluster
 from bdcc.codegen.targets import find_target
 from bdcc.data.pictures import Progress
+from bdcc.errors import BdccError
+from bdcc.files import write_text
 from bdcc.host.bench import bench
 from bdcc.host.build import build, check_compiler
 from bdcc.host.footprint import measure_footprint
 from bdcc.host.verify import verify
 from bdcc.ir.onnx_import import load_onnx
-from bdcc.pipeline.cache import Arrays, Cache, Counts, open_cache
+from bdcc.pipeline.cache import Arrays, Cache, Counts, default_folder, open_cache
 from bdcc.pipeline.deploy import deploy_project
 from bdcc.pipeline.material import TOP, Judged, gather, judge, warn_of_repeats
 from bdcc.pipeline.measure import code_bytes, measure_built
@@ -34,9 +35,9 @@ from bdcc.pipeline.options import (
     choose_layers,
     default_metric,
 )
-from bdcc.pipeline.output import staged, write_manifest
+from bdcc.pipeline.output import staged
 from bdcc.pipeline.project import open_project
-from bdcc.pipeline.reporting import find_missed, make_report
+from bdcc.pipeline.reporting import draw_or_warn, find_missed, make_report
 from bdcc.pipeline.searching import Evaluator, check_search, choose
 from bdcc.pipeline.tables import board_cost_table, find_cost_table, find_place, host_of
 from bdcc.pipeline.workshop import Workshop
@@ -119,9 +120,14 @@ def compile_model(
     max_drop = DEFAULT_MAX_DROP_PP if options.max_drop_pp is None else options.max_drop_pp
     check_cluster(options.workers)
     with (
-        staged(options.output, force=options.force) as project,
+        staged(
+            options.output,
+            force=options.force,
+            elsewhere=tuple(filter(None, (options.cache_folder or default_folder(),))),
+        ) as stage,
         open_cache(options.cache, say=say) as cache,
     ):
+        project = stage.project
         clock = Clock(cache=cache)
         cost_table = (
             find_cost_table(target, options.cost_table, cache=options.cache_folder, say=say)
@@ -133,7 +139,7 @@ def compile_model(
         with clock.stage("pictures"):
             material = gather(graph, options, preprocess=preprocess, cache=cache, progress=progress)
         workshop = Workshop(
-            folder=project.parent / "candidates",
+            folder=stage.folder / "candidates",
             name=options.name or model.stem,
             target=target,
             cost_table=cost_table,
@@ -243,23 +249,17 @@ def compile_model(
             footprint=footprint,
             warnings=warnings,
         )
+        page, lacking = draw_or_warn(lambda: render_html(report.as_json()), name="report.html")
+        report = replace(report, warnings=(*report.warnings, *lacking))
         write_json(report.as_json(), project / "report.json")
-        (project / "report.html").write_text(render_html(report.as_json()), "utf-8")
+        if page is not None:
+            write_text(project / "report.html", page)
         with clock.stage("verify"):
             verify(project, images=search.pictures.batch([0]), progress=progress)
-        if host is None:
-            speed = bench(project)
-            timed: dict[str, Any] = {"min_ms": speed.min_ms, "median_ms": speed.median_ms}
-        else:
-            timed = deploy_project(host, open_project(project), progress=progress)
-        timings = {
-            **clock.as_json(),
-            "bench": timed,
-            "total_s": round(time.monotonic() - began, 3),
-        }
+        stage.finished = True
+        timings = clock.as_json() | {"bench": _time(project, options, host, progress=progress)}
+        timings["total_s"] = round(time.monotonic() - began, 3)
         write_json(timings, project / "timings.json")
-        shutil.rmtree(project / "build")
-        write_manifest(project)
     if options.resume and say is not None:
         say(_found(cache))
     return CompileResult(
@@ -268,6 +268,23 @@ def compile_model(
         timings=timings,
         missed=find_missed(report, options),
     )
+
+
+def _time(
+    project: Path, options: CompileOptions, host: str | None, *, progress: Progress | None
+) -> dict[str, Any]:
+    """What timings.json has of the finished project's times, here or on the board at `host`."""
+    if host is None:
+        speed = bench(project)
+        return {"min_ms": speed.min_ms, "median_ms": speed.median_ms}
+    try:
+        return deploy_project(host, open_project(project), progress=progress)
+    except BdccError as error:  # the board was there when kernels were measured
+        raise type(error)(
+            error.message,
+            layer=error.layer,
+            hint=f"The project is in {options.output}; time it by bdcc deploy",
+        ) from error
 
 
 def _found(cache: Cache) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from bdcc.codegen.targets import target_of
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError
+from bdcc.errors import OptionError
+from bdcc.files import check_file
 from bdcc.host.facts import read_facts
 from bdcc.host.remote import Goal, Times, run_there
 from bdcc.pipeline.project import Project
@@ -35,8 +36,8 @@ def deploy_project(
     """
     if threads < 1:
         raise OptionError(f"{threads} is below 1", layer="--threads")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise OutputError("cannot be written", layer=str(output), hint="Give the name of a file")
+    if output is not None:
+        check_file(output)
     outcome = run_there(
         host,
         project.folder,
@@ -63,10 +64,7 @@ def deploy_project(
         ],
     }
     if output is not None:
-        try:
-            write_json(result, output)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror})", layer=str(output)) from None
+        write_json(result, output)
     return result
 
 

@@ -20,6 +20,7 @@ from bdcc.data.listing import draw, list_pictures, read_classes
 from bdcc.data.pictures import Progress, read_picture, read_pictures
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import DataError, ModelError, OutputError
+from bdcc.files import write_file
 from bdcc.host.facts import read_facts, read_oracle
 from bdcc.host.library import Library, StepOutput
 from bdcc.ir.graph import F32, Graph, Shape
@@ -92,11 +93,7 @@ def dump_layers(project: Path, x: F32, file: Path) -> None:
     with Library.open(project) as library:
         steps = library.trace(x)
     arrays = {f"{i:02d}_{step.tensor}": step.array for i, step in enumerate(steps)}
-    try:
-        with file.open("wb") as out:
-            np.savez(out, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", layer=str(file)) from None
+    write_file(file, lambda out: np.savez(out, **arrays))  # type: ignore[arg-type]
 
 
 def classify(project: Project, picture: Path, *, model: Path | None) -> dict[str, Any]:

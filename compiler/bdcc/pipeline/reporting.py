@@ -6,7 +6,7 @@ is missed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Literal
 
@@ -16,6 +16,8 @@ from bdcc.codegen.boards import estimate_boards
 from bdcc.codegen.costs import CostTable, KernelChoice
 from bdcc.codegen.plan import DeploymentPlan
 from bdcc.codegen.targets import Target, changes_of
+from bdcc.errors import one_line
+from bdcc.files import reason
 from bdcc.host.footprint import Footprint
 from bdcc.ir.graph import macs, op_name
 from bdcc.pipeline.material import Material
@@ -105,6 +107,17 @@ def make_report(
         evaluations=choice.evaluations,
         table=choice.table,
     )
+
+
+def draw_or_warn(draw: Callable[[], str], *, name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The text of a page or figure, or None and a warning that says why there is none."""
+    try:
+        return draw(), ()
+    except Exception as error:
+        # Whatever a drawing library makes of names and numbers that are not ours: hours of search
+        # are worth more than a picture of them.
+        why = one_line(f"{type(error).__name__}: {reason(error)}")
+        return None, (f"{name} could not be drawn ({why}); everything else is there",)
 
 
 def _layer_rows(

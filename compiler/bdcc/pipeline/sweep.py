@@ -21,6 +21,7 @@ from bdcc.approx.model import MAX_BITS
 from bdcc.approx.tables import SEARCHED_BITS, is_chain
 from bdcc.data.pictures import Progress
 from bdcc.errors import OptionError
+from bdcc.files import write_text
 from bdcc.host.bench import bench
 from bdcc.host.build import build
 from bdcc.host.limits import kernel_family
@@ -29,6 +30,7 @@ from bdcc.pipeline.cache import open_cache
 from bdcc.pipeline.commands import arguments_of, compile_command
 from bdcc.pipeline.compile import CompileResult, compile_model
 from bdcc.pipeline.options import CompileOptions
+from bdcc.pipeline.reporting import draw_or_warn
 from bdcc.pipeline.sweep_folder import SweepFolder, Times, digest, point_key
 from bdcc.pipeline.tables import host_of
 from bdcc.report.report import predicted_loss, write_json
@@ -173,10 +175,16 @@ def sweep(
             for point in points
         ],
     }
+    drawn = {
+        "sweep.svg": draw_or_warn(lambda: draw_sweep(result), name="sweep.svg"),
+        "sweep.html": draw_or_warn(lambda: sweep_html(result), name="sweep.html"),
+    }
+    result["warnings"] += [warning for _, lacking in drawn.values() for warning in lacking]
     write_json(result, folder.root / "sweep.json")
-    (folder.root / "sweep.csv").write_text(sweep_csv(result), "utf-8")
-    (folder.root / "sweep.svg").write_text(draw_sweep(result), "utf-8")
-    (folder.root / "sweep.html").write_text(sweep_html(result), "utf-8")
+    write_text(folder.root / "sweep.csv", sweep_csv(result))
+    for name, (text, _) in drawn.items():
+        if text is not None:
+            write_text(folder.root / name, text)
     folder.clear_projects([point.name for point in points], keep=options.keep)
     return result
 

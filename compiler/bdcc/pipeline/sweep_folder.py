@@ -16,9 +16,10 @@ import bdcc
 from bdcc.approx.workers import sources_digest
 from bdcc.codegen.targets import changes_of, find_target
 from bdcc.errors import OutputError
+from bdcc.files import PART, TEMPORARY_NAME, check_folder, sweep, writing
 from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
-from bdcc.pipeline.output import MARK, check_output
+from bdcc.pipeline.output import check_output
 from bdcc.pipeline.tables import find_cost_table
 from bdcc.report.report import write_json
 
@@ -55,10 +56,12 @@ class SweepFolder:
         return self.root / "projects"
 
     def open(self, keys: Mapping[str, str], *, force: bool) -> None:
-        """Raises OutputError if it is there and holds what is not a sweep's, or, without force,
-        points that are not what `keys` says of their names; with force these are removed.
+        """Raises OutputError if it cannot be written, holds what is not a sweep's, or, without
+        force, points that are not what `keys` says of their names; with force these are removed.
         """
-        self._refuse_others()
+        with writing(self.root):
+            check_folder(self.root)
+            self._refuse_others()
         stale = [
             name
             for name in keys
@@ -82,14 +85,18 @@ class SweepFolder:
         for path in sorted(self.root.iterdir()):
             match path.name:
                 case "points" if path.is_dir():
-                    others = [one for one in sorted(path.iterdir()) if one.suffix != ".json"]
+                    known = (".json", PART)
+                    others = [one for one in sorted(path.iterdir()) if one.suffix not in known]
                 case "projects" if path.is_dir():
                     for project in sorted(path.iterdir()):
-                        if not (project / MARK).exists():  # what a killed compilation has left
+                        if TEMPORARY_NAME.fullmatch(project.name):  # of a killed compilation
+                            sweep(project)
+                        else:
                             check_output(project, force=True)
                     continue
                 case _:
-                    others = [] if path.name in WRITTEN else [path]
+                    ours = path.name in WRITTEN or path.suffix == PART
+                    others = [] if ours else [path]
             if others:
                 raise OutputError(
                     f"'{others[0].relative_to(self.root)}' was not written by a sweep",
@@ -124,10 +131,9 @@ class SweepFolder:
             return None
 
     def _write(self, name: str, key: str, value: Mapping[str, Any]) -> None:
-        self.points.mkdir(parents=True, exist_ok=True)
-        part = self.points / f".{name}.json"
-        write_json({"key": key, "value": value}, part)
-        part.replace(self.points / f"{name}.json")
+        with writing(self.points):
+            self.points.mkdir(parents=True, exist_ok=True)
+        write_json({"key": key, "value": value}, self.points / f"{name}.json")
 
     def clear_projects(self, names: Sequence[str], *, keep: bool) -> None:
         """Removes the points' projects, or what was built of them when they are to be kept."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from bdcc.approx.simulate import run_float
 from bdcc.data.pictures import Progress
-from bdcc.errors import OptionError, OutputError
+from bdcc.errors import OptionError
+from bdcc.files import check_folder, write_text, writing
 from bdcc.host.bench import bench
 from bdcc.host.peers import time_systems
 from bdcc.host.resident import measure_resident
@@ -46,7 +47,7 @@ def bench_project(
             hint="Name it by --model MODEL.onnx",
         )
     if output is not None:
-        _make_folder(output)
+        check_folder(output)
     graph = load_model(project, model) if peers and model is not None else None
     result = bench(project.folder, threads=threads, isa=isa, layers=layers, progress=progress)
     memory = measure_resident(project.folder)
@@ -70,13 +71,8 @@ def bench_project(
     if output is not None:
         from bdcc.report.bench_figure import draw_bench
 
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
         write_json(found, output / "bench.json")
-        (output / "bench.svg").write_text(draw_bench(found), "utf-8")
+        write_text(output / "bench.svg", draw_bench(found))
     return found
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot be made ({error.strerror})", layer=str(folder)) from None

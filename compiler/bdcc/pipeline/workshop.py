@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from bdcc.approx.model import QuantizedModel
 from bdcc.codegen.binary import Family
@@ -19,6 +18,7 @@ from bdcc.codegen.targets import Target
 from bdcc.data.generate import generate_pictures
 from bdcc.data.preprocess import Preprocess
 from bdcc.errors import OptionError
+from bdcc.files import temporary_folder
 from bdcc.host.footprint import HANDLE_BYTES, Footprint, measure_footprint
 
 GOLDEN_PICTURES = 2
@@ -92,9 +92,9 @@ class Workshop:
         if not self.target.bare:
             return self
         families = {name: one.families[0] for name, one in self.kernels(model).items()}
-        with TemporaryDirectory() as folder:
-            emit_sources(self._plan(model, families), Path(folder))
-            found = measure_footprint(Path(folder), self.target)
+        with temporary_folder() as folder:
+            emit_sources(self._plan(model, families), folder)
+            found = measure_footprint(folder, self.target)
         return self if found is None else self.with_footprint(found)
 
     def with_footprint(self, found: Footprint) -> Workshop:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bdcc.files import write_text
+
 SCHEMA_VERSION = 1
 Hits = npt.NDArray[np.bool_]
 
@@ -178,7 +180,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The object that report.json holds."""
         search = self.search_drop.as_json()
-        return {
+        found = {
             "schema": SCHEMA_VERSION,
             "bdcc_version": self.bdcc_version,
             "fingerprint": self.fingerprint,
@@ -220,15 +222,30 @@ class Report:
                 "table": self.table,
             },
         }
+        return {key: _finite(value) for key, value in found.items()}
 
 
 def write_json(value: Mapping[str, Any], file: Path) -> None:
-    file.write_text(dump_json(value), "utf-8")
+    """Raises OutputError as write_file does."""
+    write_text(file, dump_json(value))
 
 
 def dump_json(value: Mapping[str, Any]) -> str:
-    """Indented where a person looks, the innermost lists on one line; NaN is refused."""
-    return _dump(value, 0) + "\n"
+    """Indented where a person looks, the innermost lists on one line. JSON knows neither NaN nor
+    infinity: they become null.
+    """
+    return _dump(_finite(value), 0) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+    return value
 
 
 def _dump(value: Any, depth: int) -> str:
