@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,37 @@ FIXED = ("--bases", "2", "--q", "4", "--limit", "20", "--metric", "top1")
 QUICK: dict[str, Any] = {"bases": (2,), "q": (4,), "limit": 20}  # no search: one library is built
 
 
-@pytest.fixture(scope="module")
-def filled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with all that the compilation of `project` leaves, and may leave."""
-    cache = tmp_path_factory.mktemp("filled") / "cache"
-    shutil.copytree(os.environ["BDCC_CACHE"], cache)
-    return cache
+@dataclass(frozen=True)
+class Kept:
+    """A compilation: its options, its project, and the cache that it has left."""
+
+    options: dict[str, Any]
+    project: Path
+    cache: Path
+
+
+def compile_and_keep(trained: Trained, folder: Path, options: dict[str, Any]) -> Kept:
+    given = options_for(trained, folder / "out", cache=folder / "cache", **options)
+    project = bdcc.compile_model(trained.model, given).project
+    return Kept(options=options, project=project, cache=folder / "cache")
 
 
 @pytest.fixture(scope="module")
-def quick(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project of QUICK."""
-    given = options_for(trained, tmp_path_factory.mktemp("quick") / "out", **QUICK, cache="off")
-    return bdcc.compile_model(trained.model, given).project
+def quick(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return compile_and_keep(trained, tmp_path_factory.mktemp("quick"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def searched(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    options = {"max_drop_pp": 12.0}
+    return compile_and_keep(trained, tmp_path_factory.mktemp("searched"), options)
+
+
+@pytest.fixture(params=["quick", pytest.param("searched", marks=pytest.mark.slow)])
+def kept(request: pytest.FixtureRequest) -> Kept:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Kept)
+    return found
 
 
 def entries(cache: Path) -> list[Path]:
@@ -96,14 +115,15 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-@pytest.mark.parametrize("mutants", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_no_damaged_entry_is_used(filled: Path, tmp_path: Path, mutants: int) -> None:
+def test_no_damaged_entry_is_used(kept: Kept, tmp_path: Path) -> None:
     """Of every kind that a compilation leaves, with every damage: it is refused or made again."""
+    mutants = 1000 if "max_drop_pp" in kept.options else 60
     cache = tmp_path / "cache"
-    shutil.copytree(filled, cache)
+    shutil.copytree(kept.cache, cache)
     files, rng = entries(cache), np.random.default_rng(16)
     kinds = sorted({file.relative_to(cache).parts[0] for file in files})
-    assert {"pictures", "float", "tables", "sensitivities", "finalists", "measured"} <= {*kinds}
+    assert {"pictures", "float", "measured"} <= {*kinds}
+    assert mutants < 1000 or {"tables", "sensitivities", "finalists", "lowered"} <= {*kinds}
     by_kind = [[file for file in files if file.relative_to(cache).parts[0] == k] for k in kinds]
     outcomes = {"same": 0, "dropped": 0, "refused": 0, "gone": 0}
     for number in range(mutants):
@@ -142,55 +162,44 @@ def test_no_damaged_entry_is_used(filled: Path, tmp_path: Path, mutants: int) ->
 
 
 def test_a_cache_that_is_damaged_all_over_changes_nothing(
-    trained: Trained, project: Path, filled: Path, tmp_path: Path
+    trained: Trained, kept: Kept, tmp_path: Path
 ) -> None:
     """A bit of every entry is turned: each kind is told of, in one line, and made again."""
     cache, rng = tmp_path / "cache", np.random.default_rng(1)
-    shutil.copytree(filled, cache)
+    shutil.copytree(kept.cache, cache)
     for file in entries(cache):
         DAMAGES["a bit"](rng, file, [])
     said: list[str] = []
-    given = options_for(trained, tmp_path / "out", max_drop_pp=12.0, cache=cache)
-    bdcc.compile_model(trained.model, given, say=said.append)
-    assert differing(tmp_path / "out", project) == []
+    for number in range(2):
+        given = options_for(trained, tmp_path / f"out{number}", cache=cache, **kept.options)
+        bdcc.compile_model(trained.model, given, say=said.append)
+        assert differing(tmp_path / f"out{number}", kept.project) == []
+    # The second run has found nothing damaged.
     told = [re.fullmatch(r"cache: (\w+): \d+ entr(?:y was|ies were) damaged, .*", s) for s in said]
-    assert all(told)
-    kinds = {one[1] for one in told if one is not None}
-    assert {"pictures", "float", "tables", "sensitivities", "finalists", "measured"} <= kinds
-    assert len(kinds) == len(said)
-    said.clear()
-    bdcc.compile_model(
-        trained.model,
-        options_for(trained, tmp_path / "again", max_drop_pp=12.0, cache=cache),
-        say=said.append,
-    )
-    assert said == []
-    assert differing(tmp_path / "again", project) == []
+    assert [one[1] for one in told if one is not None] == sorted(p.name for p in cache.iterdir())
 
 
 @pytest.mark.slow
-def test_compilations_with_damaged_caches(
-    trained: Trained, project: Path, filled: Path, tmp_path: Path
-) -> None:
+def test_compilations_with_damaged_caches(trained: Trained, searched: Kept, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     outcomes: list[str] = []
     for number in range(36):
         cache, out = tmp_path / f"cache{number}", tmp_path / f"out{number}"
-        shutil.copytree(filled, cache)
+        shutil.copytree(searched.cache, cache)
         files = entries(cache)
         damage = [*DAMAGES][number % len(DAMAGES)]
         for file in rng.choice(files, size=6, replace=False):
             DAMAGES[damage](rng, file, [f for f in files if f.is_file()])
         said: list[str] = []
         try:
-            given = options_for(trained, out, max_drop_pp=12.0, cache=cache)
+            given = options_for(trained, out, cache=cache, **searched.options)
             bdcc.compile_model(trained.model, given, say=said.append)
         except OutputError as error:
             refused = str(error)
             assert (damage in ("folder", "pipe", "loop"), str(cache) in refused) == (True, True)
             assert not out.exists()
         else:
-            assert differing(out, project) == []
+            assert differing(out, searched.project) == []
             outcomes += said
         assert leftovers(tmp_path) == []
         shutil.rmtree(cache)
@@ -319,7 +328,7 @@ def test_temporary_files_on_a_full_disk(
         assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
-def test_a_cache_that_fills_up(trained: Trained, quick: Path, tmp_path: Path) -> None:
+def test_a_cache_that_fills_up(trained: Trained, quick: Kept, tmp_path: Path) -> None:
     """At one entry after the other; with more room the run goes on, and ends the same."""
     said: list[str] = []
     with small_disk(tmp_path / "disk", "tmpfs", kilobytes=40) as disk:
@@ -339,7 +348,7 @@ def test_a_cache_that_fills_up(trained: Trained, quick: Path, tmp_path: Path) ->
     assert len(said) > 2
     for line in said:
         assert re.fullmatch(rf"{disk}/.*: the disk is full \(\d+ bytes are .*--cache DIR.*", line)
-    assert differing(tmp_path / "out", quick) == []
+    assert differing(tmp_path / "out", quick.project) == []
 
 
 # --- kills --------------------------------------------------------------------------------
@@ -366,7 +375,7 @@ def workers_of(parent: int) -> list[int]:
     return found
 
 
-def test_two_at_once_share_a_cache(trained: Trained, quick: Path, tmp_path: Path) -> None:
+def test_two_at_once_share_a_cache(trained: Trained, quick: Kept, tmp_path: Path) -> None:
     def start(number: int) -> subprocess.Popen[str]:
         command = ["-c", "from bdcc.cli import main; main()", "compile", str(trained.model)]
         command += [*trained.data, *FIXED, "--cache", str(tmp_path / "cache")]
@@ -381,7 +390,7 @@ def test_two_at_once_share_a_cache(trained: Trained, quick: Path, tmp_path: Path
         _, error = run.communicate()
         assert (run.returncode, error) == (0, "")
     for number in range(2):
-        assert differing(tmp_path / f"out{number}", quick) == []
+        assert differing(tmp_path / f"out{number}", quick.project) == []
     assert leftovers(tmp_path) == []
 
 
@@ -391,11 +400,11 @@ def test_two_at_once_share_a_cache(trained: Trained, quick: Path, tmp_path: Path
         (signal.SIGKILL, 1),
         pytest.param(signal.SIGHUP, 5, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 5, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 30, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 20, marks=pytest.mark.slow),
     ],
 )
 def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
-    trained: Trained, quick: Path, tmp_path: Path, how: signal.Signals, kills: int
+    trained: Trained, quick: Kept, tmp_path: Path, how: signal.Signals, kills: int
 ) -> None:
     script, temporary = tmp_path / "script.py", tmp_path / "tmp"
     script.write_text(WITH_WORKERS)
@@ -433,6 +442,6 @@ def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
     run = start()
     _, error = run.communicate()
     assert (run.returncode, error) == (0, "")
-    assert differing(out, quick) == []
+    assert differing(out, quick.project) == []
     assert list(temporary.iterdir()) == []
     assert leftovers(tmp_path) == []

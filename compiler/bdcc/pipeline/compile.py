@@ -123,7 +123,7 @@ def compile_model(
         staged(
             options.output,
             force=options.force,
-            elsewhere=[one for one in (options.cache_folder or default_folder(),) if one],
+            elsewhere=tuple(filter(None, (options.cache_folder or default_folder(),))),
         ) as stage,
         open_cache(options.cache, say=say) as cache,
     ):
