@@ -12,7 +12,7 @@ from nets import conv, dense, miniature_alexnet, random_layer
 from onnx import TensorProto, helper, numpy_helper
 
 from bdcc.approx.model import DecomposedModel, QuantizedModel, TensorQuant
-from bdcc.approx.simulate import exact_exp, layer_constants, run_exact, run_float
+from bdcc.approx.simulate import exact_exp, layer_constants, pool_counts, run_exact, run_float
 from bdcc.ir.graph import (
     F32,
     AveragePool,
@@ -464,3 +464,13 @@ def test_float_layers_agree_with_onnxruntime() -> None:
         node = AveragePool(name="p", input="x", output="y", count_include_pad=include, **pool)
         close(node, "AveragePool", count_include_pad=int(include), **theirs)
     close(GlobalAveragePool(name="g", input="x", output="y"), "GlobalAveragePool")
+
+
+def test_divisors_of_large_windows_are_counted_without_listing_their_positions() -> None:
+    node = AveragePool(
+        name="p", input="x", output="y", kernel=(40000, 1), pads=(10, 0, 0, 0), dilations=(1, 1)
+    )
+    counts = pool_counts(node, (65000, 1), (25011, 1))
+    assert counts.shape == (25011, 1)
+    assert counts[:3, 0].tolist() == [39990, 39991, 39992]
+    assert set(counts[10:, 0].tolist()) == {40000}

@@ -32,6 +32,7 @@ INT_TYPES = (
     *(FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64),
     *(FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_UINT32),
 )
+TELLING = ("i", "ints", "f", "dims", "ref_attr_name", "input", "op_type")
 EXTERNAL = "w.bin"  # beside every model: the data of the second base
 
 
@@ -193,6 +194,7 @@ def change_field(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     message = pick(kinds[pick([name for name in names if name in kinds], rng)], rng)
     present = [field for field, _ in message.ListFields()]
     fields = present if present and rng.integers(4) else list(message.DESCRIPTOR.fields)
+    fields += [field for field in message.DESCRIPTOR.fields if field.name in TELLING] * 2
     field = pick(fields, rng)
     if field.type == FieldDescriptor.TYPE_MESSAGE:
         others = [m for m in messages(model) if field.message_type == m.DESCRIPTOR]

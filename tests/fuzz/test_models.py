@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+from onnx_reference import chain
 
 from bdcc.approx.simulate import run_exact
 from bdcc.codegen.emit import emit
@@ -103,3 +105,14 @@ def test_150_mutants(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_3000_mutants(tmp_path: Path) -> None:
     assert run_mutants(mutants(range(150, 3150), tmp_path)) == []
+
+
+def test_powers_of_negative_numbers_are_nan_and_no_warning(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "c0"], ["a"]),
+        helper.make_node("LRN", ["a"], ["y"], size=3, bias=-1.0),
+    ]
+    model = chain(nodes, (1, 3, 5, 5), [np.ones((2, 3, 1, 1), np.float32)])
+    onnx.save(model, tmp_path / "m.onnx")
+    through(tmp_path / "m.onnx", tmp_path / "out")
+    assert (tmp_path / "out" / "host" / "golden.bin").is_file()

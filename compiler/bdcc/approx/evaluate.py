@@ -130,7 +130,8 @@ def forward(
                 mine = isinstance(network.graph.producer(node.input), Conv | Dense)
                 alone = len(network.graph.consumers(node.input)) == 1 and node.input not in values
                 scratch = mine and alone
-        out[node.output] = _step(network, node, inputs, scratch=scratch)
+        with np.errstate(all="ignore"):  # NaN and infinity are values, as the oracle has them
+            out[node.output] = _step(network, node, inputs, scratch=scratch)
     return out
 
 
