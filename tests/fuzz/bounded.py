@@ -26,10 +26,12 @@ def outcome(call: Callable[[], object], *, seconds: int = SECONDS) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        with os.fdopen(writer, "wb") as out:
-            out.write(_judge(call, seconds).encode("utf-8", "backslashreplace"))
-        os._exit(0)
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as out:
+                out.write(_judge(call, seconds).encode("utf-8", "backslashreplace"))
+        finally:
+            os._exit(0)  # whatever happens: there is one pytest
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
         text = answer.read().decode()
