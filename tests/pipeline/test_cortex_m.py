@@ -158,6 +158,20 @@ def test_every_kind_of_step_and_kernel(
     assert int(stack[1]) <= found.stack_bytes < 4096
 
 
+def test_the_footprint_is_the_same_in_any_temporary_folder(
+    digits: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """make takes no names with spaces; and what is exported for others is not for these."""
+    target = find_target(digits.options.target)
+    usual = footprint.measure_footprint(digits.project, target)
+    (tmp_path / "a b $c #").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b $c #"))
+    for name in ("CC", "AR", "CFLAGS", "CROSS"):
+        monkeypatch.setenv(name, "/nonexistent")
+    assert footprint.measure_footprint(digits.project, target) == usual
+    assert list((tmp_path / "a b $c #").iterdir()) == []
+
+
 def test_what_does_not_fit_is_refused(examples: Path, tool: Tool, tmp_path: Path) -> None:
     """With the layer that takes most, before anything takes long."""
     tool("arm-none-eabi-gcc")
