@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from bdcc.approx.observe import fit_range, observe
 from bdcc.approx.quantize import choose_range
 from bdcc.approx.sensitivity import divergence, log_probabilities
 from bdcc.approx.sequence import SequenceDecomposer
+from bdcc.errors import ModelError
 from bdcc.ir.graph import Conv, Flatten, Graph, Node, Relu, make_graph
 
 FRESH = Noise(200, seeds=tuple(range(5000, 5200)))
@@ -311,3 +313,21 @@ def test_in_sequence_is_closer_than_layer_by_layer() -> None:
         )
         ratios.append(divergence_of(sequence) / divergence_of(alone))
     assert np.exp(np.log(ratios).mean()) < 0.9, ratios
+
+
+def test_values_that_squared_errors_cannot_tell_apart_are_refused() -> None:
+    pictures = Noise(8)
+
+    def louder(*names: str) -> Graph:
+        graph = strided()
+        nodes = [
+            replace(node, weight=node.weight * np.float32(1e9))
+            if isinstance(node, Conv) and node.name in names
+            else node
+            for node in graph.nodes
+        ]
+        return replace(graph, nodes=tuple(nodes))
+
+    observe(louder("c1"), pictures, seed=0, workers=1)
+    with pytest.raises(ModelError, match=r"^c2: on the pictures it reads or makes values of"):
+        observe(louder("c1", "c2"), pictures, seed=0, workers=1)

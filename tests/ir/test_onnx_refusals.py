@@ -336,6 +336,18 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: spoiled(np.inf, at="c2"),
         "fc (Gemm): tensor 'c2' holds NaN or infinity; bdcc handles finite weights.",
     ),
+    "a weight whose square is none of float32's": (
+        lambda: spoiled(1e20, at="c0"),
+        "conv1 (Conv): tensor 'c0' holds 1e+20; bdcc handles 1e+15 at most.",
+    ),
+    "a factor that makes such a weight": (
+        lambda: chain(
+            [node("Conv", ["x", "c0"], "a", name="conv1"), node("Mul", ["a", "c1"])],
+            PICTURE,
+            [ONES * np.float32(1e8), np.full((6, 1, 1), 1e8, np.float32)],
+        ),
+        "conv1: folding y (Mul) into it gives weights of 1e+16; bdcc handles 1e+15 at most.",
+    ),
     "double weights": (
         lambda: one_node("Conv", PICTURE, [ONES.astype(np.float64)]),
         "y (Conv): tensor 'c0' is float64; bdcc handles float32. Convert the model to float32.",

@@ -25,7 +25,8 @@ from bdcc.approx.evaluate import (
 )
 from bdcc.approx.model import DecomposedModel, TensorQuant
 from bdcc.approx.quantize import RangeMode, RangeObserver, TensorStats, choose_range
-from bdcc.ir.graph import F32, Conv, Dense, Graph, Node, WeightLayer
+from bdcc.errors import ModelError
+from bdcc.ir.graph import F32, MAX_MAGNITUDE, Conv, Dense, Graph, Node, WeightLayer
 
 I64 = npt.NDArray[np.int64]
 
@@ -105,7 +106,7 @@ def observe(
                 outputs[name].append(made[name])
             if progress:
                 progress("observe", rows.stop, total)
-    return Observed(
+    observed = Observed(
         graph=graph,
         pictures=pictures,
         network=network,
@@ -114,6 +115,25 @@ def observe(
         inputs={name: np.concatenate(parts, axis=1) for name, parts in inputs.items()},
         stats={tensor: observer.stats() for tensor, observer in observers.items()},
     )
+    _check_magnitudes(observed)
+    return observed
+
+
+def _check_magnitudes(observed: Observed) -> None:
+    """Raises ModelError, naming the first layer that reads or makes values that are no numbers or
+    too large to be told apart by squared errors.
+    """
+    for layer in observed.graph.weight_layers:
+        read, made = observed.stats[layer.input], observed.outputs[layer.name]
+        values = (read.minimum, read.maximum, made.min(initial=0), made.max(initial=0))
+        most = float(np.max(np.abs(values)))
+        if not most <= MAX_MAGNITUDE:
+            raise ModelError(
+                f"on the pictures it reads or makes values of {most:.3g}; layers can be decomposed "
+                f"up to {MAX_MAGNITUDE:g}",
+                layer=layer.name,
+                hint="Scale the layers in front of it down, or compile with --float",
+            )
 
 
 def _segments(graph: Graph) -> Iterator[tuple[Sequence[Node], WeightLayer | None]]:

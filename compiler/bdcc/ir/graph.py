@@ -24,6 +24,8 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right
 
+MAX_MAGNITUDE = 1e15  # of weights, and of what layers read and make: squares are summed in float32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conv:

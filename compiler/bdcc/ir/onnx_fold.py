@@ -16,7 +16,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from bdcc.errors import ModelError
-from bdcc.ir.graph import F32, Conv, Dense, Shape, WeightLayer
+from bdcc.ir.graph import F32, MAX_MAGNITUDE, Conv, Dense, Shape, WeightLayer
 from bdcc.ir.onnx_file import ELEMENT_TYPES, Constant, first_line, read_tensor
 from bdcc.ir.onnx_limits import MAX_RANK, Budget
 
@@ -173,8 +173,15 @@ def scale_and_shift(
         if np.any(scale != 1.0):  # spares a copy of the weights for a mere bias
             weight = (weight * scale.reshape(axes)).astype(np.float32)
         bias = (layer.bias * scale + shift).astype(np.float32)
-    if not (is_finite(weight) and is_finite(bias)):
+    most = float(np.max([largest(weight), largest(bias)]))
+    if not np.isfinite(most):
         raise ModelError(f"folding {label} into it gives NaN or infinite weights", layer=layer.name)
+    if most > MAX_MAGNITUDE:
+        raise ModelError(
+            f"folding {label} into it gives weights of {most:.3g}; "
+            f"bdcc handles {MAX_MAGNITUDE:g} at most",
+            layer=layer.name,
+        )
     match layer:
         case Conv():
             return replace(layer, weight=weight, bias=bias, output=output)
@@ -190,6 +197,6 @@ def normalization(parameters: tuple[F64, F64, F64, F64], *, epsilon: float) -> t
         return scale, beta - mean * scale
 
 
-def is_finite(array: F32) -> bool:
-    """Without the temporary that np.isfinite makes: NaN passes through min and max."""
-    return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+def largest(array: F32) -> float:
+    """The largest magnitude, NaN if there is one; without the temporaries of np.abs."""
+    return float(np.abs([array.min(), array.max()]).max()) if array.size else 0.0

@@ -12,7 +12,7 @@ import onnx
 
 from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
-from bdcc.ir.graph import F32, Node, Pads, Pair, Shape, output_shape
+from bdcc.ir.graph import F32, MAX_MAGNITUDE, Node, Pads, Pair, Shape, output_shape
 from bdcc.ir.onnx_attributes import label, operator_type
 from bdcc.ir.onnx_file import Constant
 from bdcc.ir.onnx_limits import MAX_EXTENT
@@ -97,8 +97,14 @@ class Operator:
             )
         if not constant.size:
             raise self.refuse(f"tensor '{name}' of shape {constant.shape} is empty")
-        if not onnx_fold.is_finite(constant):
+        most = onnx_fold.largest(constant)
+        if not np.isfinite(most):
             raise self.refuse(f"tensor '{name}' holds NaN or infinity; bdcc handles finite weights")
+        if most > MAX_MAGNITUDE:
+            raise self.refuse(
+                f"tensor '{name}' holds {most:.3g}; bdcc handles {MAX_MAGNITUDE:g} at most",
+                "Scale its layer down, and the next one up",
+            )
         return constant
 
     def axes(self, axes: Sequence[int], rank: int) -> list[int]:
