@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+AT_HOME = ("--dashboard-address", "127.0.0.1:0")  # --no-dashboard listens on all interfaces
 STARTS_S = 120  # far beyond what a busy machine needs
 
 
@@ -54,7 +55,7 @@ def _running(module: str, *given: str) -> Iterator[subprocess.Popen[bytes]]:
         "OPENBLAS_NUM_THREADS": "2",  # so that it takes bdcc to make it one
     }
     with subprocess.Popen(
-        [sys.executable, "-m", f"distributed.cli.{module}", *given, "--no-dashboard"],
+        [sys.executable, "-m", f"distributed.cli.{module}", *given, *AT_HOME],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -216,7 +217,8 @@ def test_a_cluster_that_only_answers_certificates(
     subprocess.run(["sh", "-c", make], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "bdcc.key").stat().st_mode & 0o77 == 0
     options = [line.partition("dask scheduler ")[2] for line in text.splitlines()]
-    (given,) = (line.split("#")[0].split() for line in options if "--tls-ca-file" in line)
+    (line,) = (line for line in options if "--tls-ca-file" in line)
+    given = line.replace("127.0.0.1:8787", "127.0.0.1:0").split()
     monkeypatch.chdir(tmp_path)
     exported = [line.strip().removeprefix("export ") for line in text.splitlines()]
     named = dict(line.split("=") for line in exported if line.startswith("DASK_DISTRIBUTED__"))
@@ -237,6 +239,33 @@ def test_a_cluster_that_only_answers_certificates(
             ChunkRunner(Noise(70), workers=at) as runner,
         ):
             assert len(runner.run(FLOAT, blas_threads, stage="threads")) == 2
+
+
+def test_a_cluster_on_the_loopback_address_is_nowhere_else(cluster: str) -> None:
+    """With the options that docs/workers.md gives for it."""
+    text = (Path(__file__).parents[2] / "docs" / "workers.md").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("    dask ")]
+    local = [line for line in lines if "--host 127.0.0.1" in line]
+    assert len(local) == 2
+    assert all("--dashboard-address 127.0.0.1:" in line for line in local)
+    sockets = {
+        words[9]: words[1]
+        for table in ("tcp", "tcp6")
+        for words in map(str.split, Path("/proc/net", table).read_text().splitlines()[1:])
+        if words[3] == "0A"  # listens
+    }
+    found = set()
+    pids = [os.getpid()]
+    for pid in pids:  # grows
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    node = str(file.readlink()).removeprefix("socket:[").removesuffix("]")
+                    found |= {sockets[node]} if node in sockets else set()
+    assert len(found) >= 2 + 1 + 2 * 2  # scheduler, nanny and two workers, and pages
+    assert all(address.startswith("0100007F:") for address in found), found
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

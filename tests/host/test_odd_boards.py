@@ -245,8 +245,8 @@ def mutated(said: bytes, rng: random.Random) -> bytes:
             case 3:
                 lines[at] = bytes(line.rstrip(b"\n"))
             case 4:
-                lines[at:] = [bytes(line[: rng.randrange(len(line))])]
-            case 5:
+                lines[at:] = [bytes(line[: rng.randrange(len(line) + 1)])]
+            case 5 if line:
                 line[rng.randrange(len(line))] = rng.randrange(256)
                 lines[at] = bytes(line)
             case 6:
