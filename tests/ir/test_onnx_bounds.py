@@ -398,6 +398,19 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: of_constants([node("Cast", ["c0"], "w", to=TensorProto.STRING)], [ONES]),
         "w (Cast): its constant is ",
     ),
+    "constants cast like the picture": (
+        lambda: chain(
+            [
+                node("ConstantOfShape", ["c0"], "k", value=helper.make_tensor("", 3, [1], [1])),
+                node("CastLike", ["k", "x"], "w"),
+                node("Add", ["x", "w"]),
+            ],
+            PICTURE,
+            [np.array([2 * 10**8])],
+            15,
+        ),
+        "w (CastLike): up to here the model has ",
+    ),
     # functions and subgraphs
     "a function that calls itself": (
         lambda: of_functions([[call(0)]]),
@@ -431,6 +444,14 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         ),
         "m.onnx: up to here the model has ",
     ),
+    "a bomb of an attribute in functions": (
+        lambda: of_one_argument(v=numpy_helper.from_array(np.ones(20000))),
+        "m.onnx: up to here the model has ",
+    ),
+    "a bomb of a name in functions": (
+        lambda: of_one_argument("k" * 200_000),
+        "m.onnx: up to here the model has ",
+    ),
     "a function twice": (
         lambda: with_the_same_function(2),
         "m.onnx: its local functions cannot be inlined: Model contains multiple local functions",
@@ -455,6 +476,24 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "m.onnx: the model has 10000 outputs ('y', 'y0', 'y1', 'y2', 'y3', 'y4', 'y5', 'y6'); bdcc",
     ),
 }
+
+
+def of_one_argument(name: str = "k", **attributes: TensorProto) -> onnx.ModelProto:
+    """A function of 10,000 nodes, which all have its input or its attribute v; called once."""
+    body = [node("Abs", ["a"], f"t{index}") for index in range(10000)]
+    if attributes:
+        body = [node("Constant", [], f"t{index}") for index in range(10000)]
+        for one in body:
+            one.attribute.add(name="value", type=AttributeProto.TENSOR, ref_attr_name="v")
+    body.append(node("Sum", [one.output[0] for one in body], "b"))
+    called = node("f0", [name], "k", domain="d", **attributes)
+    model = chain([called, node("Add", ["x", "k"])], PICTURE, [])
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), name))
+    model.opset_import.append(OPSETS[1])
+    model.functions.append(
+        helper.make_function("d", "f0", ["a"], ["b"], body, OPSETS, attributes=list(attributes))
+    )
+    return model
 
 
 def with_the_same_function(times: int) -> onnx.ModelProto:
@@ -630,6 +669,22 @@ def test_a_part_of_a_sparse_file_is_read(tmp_path: Path) -> None:
         assert (layer.weight == ONES).all()
 
     assert run_mutants([("sparse", run)]) == []
+
+
+@pytest.mark.parametrize("where", ["an initializer", "constants"])
+def test_more_of_sparse_files_than_fits_is_not_read(where: str, tmp_path: Path) -> None:
+    (tmp_path / "w.bin").touch()
+    os.truncate(tmp_path / "w.bin", 1 << 34)
+    tensor = TensorProto(name="c0", data_type=TensorProto.INT8, dims=[1 << 34])
+    refer(tensor)
+    if where == "constants":
+        constants = [node("Constant", [], f"k{index}", value=tensor) for index in range(2)]
+        model = of_constants([*constants, node("Sum", ["k0", "k1"], "w")], [])
+    else:
+        model = chain([node("Conv", ["x", "c0"])], PICTURE, [])
+        model.graph.initializer.append(tensor)
+    expected = f"c0: up to here the model has {1 << 34} bytes of external data; bdcc handles"
+    assert_refused(model, tmp_path / "m.onnx", expected)
 
 
 def test_external_data_in_a_function_lies_beside_the_model(

@@ -89,7 +89,7 @@ def read_onnx(path: Path, budget: Budget) -> OnnxFile:
     constants = {}
     for tensor in model.graph.initializer:
         if tensor.name in needed or tensor.name == outputs[0]:
-            _fetch_external([tensor], path, digest)
+            _fetch_external([tensor], path, digest, budget)
             constants[tensor.name] = read_tensor(tensor, budget, layer=tensor.name)
     # The arrays own the weights now; what follows, inlining included, works on a light model.
     del model.graph.initializer[:]
@@ -97,7 +97,8 @@ def read_onnx(path: Path, budget: Budget) -> OnnxFile:
         nodes = _needed(_inline(model, nodes, stored, budget, path), outputs[0])
     if len(nodes) > MAX_NODES:
         raise ModelError(f"{len(nodes)} nodes; bdcc handles {MAX_NODES}", layer=path.name)
-    _fetch_external((a.t for n in nodes for a in n.attribute if a.HasField("t")), path, digest)
+    tensors = (a.t for n in nodes for a in n.attribute if a.HasField("t"))
+    _fetch_external(tensors, path, digest, budget)
     return OnnxFile(
         name=path.stem,
         sha256=digest.hexdigest(),
@@ -176,14 +177,16 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     return model
 
 
-def _fetch_external(tensors: Iterable[onnx.TensorProto], path: Path, digest: hashlib._Hash) -> None:
+def _fetch_external(
+    tensors: Iterable[onnx.TensorProto], path: Path, digest: hashlib._Hash, budget: Budget
+) -> None:
     """Data that lies beside the model goes into its tensors and, in order, into the digest."""
     for tensor in tensors:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
-            data = _external(tensor, entries, path.parent)
+            data = _external(tensor, entries, path.parent, budget)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise ModelError(
                 f"the data of tensor '{tensor.name}' cannot be read from "
@@ -197,7 +200,9 @@ def _fetch_external(tensors: Iterable[onnx.TensorProto], path: Path, digest: has
         del tensor.external_data[:]
 
 
-def _external(tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path) -> bytes:
+def _external(
+    tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path, budget: Budget
+) -> bytes:
     """As many bytes as the tensor has. Raises OSError, and ValueError where the file is another
     one's or does not hold them.
     """
@@ -216,6 +221,7 @@ def _external(tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path
         raise ValueError(
             f"the tensor has {size} bytes, told are {length} at {offset} of {found.st_size}"
         )
+    budget.fetch(size, layer=tensor.name or file.name)
     with file.open("rb") as source:
         source.seek(offset)
         return source.read(size)
@@ -263,10 +269,14 @@ def _inline(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Extent:
-    """What calls come to, their callees inlined."""
+    """What calls come to, their callees inlined: nodes; bytes of these as their bodies have them;
+    names and attributes in bodies, for which the inliner may write those of a call.
+    """
 
     nodes: int = 0
     bytes: int = 0
+    names: int = 0
+    attributes: int = 0
     nesting: int = 0
 
 
@@ -279,6 +289,7 @@ def _check_functions(
     """Refuses what would not end, or become too much, if it were inlined: by counting alone."""
     bodies = {_key(f.domain, f.name, f.overload): f for f in functions}
     extents: dict[tuple[str, str, str], _Extent] = {}
+    called: list[onnx.NodeProto] = []
 
     def measure(calls: Iterable[onnx.NodeProto], depth: int) -> _Extent:
         if depth > MAX_NESTING:
@@ -288,15 +299,18 @@ def _check_functions(
             )
         found = [_Extent()]
         for node in _with_subgraphs(calls):
-            key = _key(node.domain, node.op_type, node.overload)
-            found.append(_Extent(nodes=1, bytes=node.ByteSize() if depth else 0))
+            key = _call(node)
+            found.append(_extent(node) if depth else _Extent(nodes=1))
             if key in bodies:
+                called.append(node)
                 if key not in extents:
                     extents[key] = measure(bodies[key].node, depth + 1)
                 found.append(extents[key])
         return _Extent(
             nodes=sum(one.nodes for one in found),
             bytes=sum(one.bytes for one in found),
+            names=sum(one.names for one in found),
+            attributes=sum(one.attributes for one in found),
             nesting=1 + max(one.nesting for one in found),
         )
 
@@ -307,7 +321,27 @@ def _check_functions(
             f"bdcc handles {MAX_NODES}, {MAX_NESTING} deep",
             layer=path.name,
         )
-    budget.fold(8 * whole.bytes, layer=path.name)  # the inliner copies and renames
+    names = (n for c in called for n in (c.name, c.op_type, *c.input, *c.output))
+    given = (a for c in called for a in (*c.attribute, *bodies[_call(c)].attribute_proto))
+    budget.fold(
+        8 * whole.bytes  # the inliner copies and renames
+        + whole.names * max((len(name.encode()) for name in names), default=0)
+        + whole.attributes * max((one.ByteSize() for one in given), default=0),
+        layer=path.name,
+    )
+
+
+def _extent(node: onnx.NodeProto) -> _Extent:
+    return _Extent(
+        nodes=1,
+        bytes=node.ByteSize(),
+        names=1 + len(node.input) + len(node.output),
+        attributes=sum(bool(one.ref_attr_name) for one in node.attribute),
+    )
+
+
+def _call(node: onnx.NodeProto) -> tuple[str, str, str]:
+    return _key(node.domain, node.op_type, node.overload)
 
 
 def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:

@@ -106,6 +106,7 @@ class _Walk:
             inputs=inputs,
             producer=self.nodes.get(tensors[0].name) if tensors else None,
             attributes=attributes,
+            budget=self.budget,
         )
         self.values[operator.output] = self._keep(convert(operator), operator)
         self.lost |= {n: name for n in proto.output[1:] if n}

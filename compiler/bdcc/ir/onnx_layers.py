@@ -281,6 +281,8 @@ def _cast(operator: Operator) -> Value:
     """Cast of a tensor to float32; CastLike of a constant or tensor to the type of another."""
     value, like = operator.value(0), operator.value(1)
     if operator.op == "CastLike" and isinstance(like, Tensor) and isinstance(value, np.ndarray):
+        operator.budget.fold(value.nbytes + 4 * value.size, layer=label(operator.proto))
+        operator.budget.hold(4 * value.size, layer=label(operator.proto))
         return value.astype(np.float32)
     to = operator.attributes.get("to", onnx.TensorProto.FLOAT)
     if to != onnx.TensorProto.FLOAT or (isinstance(like, np.ndarray) and like.dtype != np.float32):

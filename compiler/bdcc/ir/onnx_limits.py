@@ -35,12 +35,14 @@ RAISE = "Raise it with --max-memory"
 class Budget:
     """What a model has taken so far of what it may; every method adds to that or raises ModelError.
 
-    stored: bytes of the constants that the file holds; bytes: of all constants, weights and the
-    activations of one picture; folded: bytes that operators on constants read and write, and those
-    of the layers' weights; work: multiply-adds of one picture, or comparisons.
+    fetched: bytes read from files beside the model; stored: of the constants that the model holds;
+    bytes: of all constants, weights and the activations of one picture; folded: that operators on
+    constants read and write, and those of the layers' weights; work: multiply-adds of one picture,
+    or comparisons.
     """
 
     max_memory: int = MAX_MEMORY
+    fetched: int = 0
     stored: int = 0
     bytes: int = 0
     folded: int = 0
@@ -49,6 +51,11 @@ class Budget:
     @property
     def max_elements(self) -> int:
         return min(self.max_memory // 64, MAX_ELEMENTS)
+
+    def fetch(self, amount: int, *, layer: str) -> None:
+        """Bytes that are read from a file beside the model, which may be a sparse one."""
+        self.fetched += amount
+        self._check(self.fetched, self.max_memory, "bytes of external data", layer=layer)
 
     def hold(self, amount: int, *, layer: str) -> None:
         """Bytes of a constant, of weights, or of an activation."""

@@ -15,7 +15,7 @@ from bdcc.ir import onnx_fold
 from bdcc.ir.graph import F32, MAX_MAGNITUDE, Node, Pads, Pair, Shape, output_shape
 from bdcc.ir.onnx_attributes import label, operator_type
 from bdcc.ir.onnx_file import Constant
-from bdcc.ir.onnx_limits import MAX_EXTENT
+from bdcc.ir.onnx_limits import MAX_EXTENT, Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Operator:
     inputs: tuple[Value | None, ...]
     producer: Node | None  # of the first input that is a tensor
     attributes: dict[str, Any]  # of read_attributes
+    budget: Budget
 
     @property
     def op(self) -> str:
