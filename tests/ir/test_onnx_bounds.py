@@ -523,6 +523,27 @@ def test_an_attribute_or_a_weight_that_is_there_twice(tmp_path: Path) -> None:
     assert_refused(model, tmp_path / "m.onnx", "c0: is stored twice.")
 
 
+@pytest.mark.parametrize("name", ["conv", "x", "y", "c0", "Conv", "strides", "w.bin"])
+def test_a_name_that_is_no_utf8(name: str, tmp_path: Path) -> None:
+    """Of a node, an input, an output, a weight, an operator, an attribute, a file."""
+    model = one_node("Conv", PICTURE, [ONES], strides=[1, 1], name="conv")
+    refer(model.graph.initializer[0])
+    (tmp_path / "w.bin").write_bytes(ONES.tobytes())
+    data, (path, other) = model.SerializeToString(), (tmp_path / f"{n}.onnx" for n in "mw")
+    other.write_bytes(data)
+    assert load_onnx(other).output == "y"
+    text = bytes([len(name)]) + name.encode()  # with its length in front, as the file has it
+    assert text in data
+    path.write_bytes(data.replace(text, text[:-1] + b"\xff"))
+
+    def run() -> None:
+        with pytest.raises(ModelError) as caught:
+            load_onnx(path)
+        assert "holds a damaged name" in str(caught.value)
+
+    assert run_mutants([(name, run)]) == []
+
+
 @pytest.mark.parametrize("name", ["same", None])
 def test_ten_thousand_nodes(name: str | None, tmp_path: Path) -> None:
     """In 5 s, whether all have one name or each its own."""

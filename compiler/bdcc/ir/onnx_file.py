@@ -82,6 +82,7 @@ def read_onnx(path: Path, budget: Budget) -> OnnxFile:
                 layer=path.name,
                 hint=f"Re-export with one {kind}",
             )
+    _check_names([*stored, inputs[0].name, *outputs], path)
     shape = _input_shape(inputs[0])
     budget.picture(shape, layer=inputs[0].name)
     nodes = _needed(model.graph.node, outputs[0])
@@ -97,6 +98,10 @@ def read_onnx(path: Path, budget: Budget) -> OnnxFile:
         nodes = _needed(_inline(model, nodes, stored, budget, path), outputs[0])
     if len(nodes) > MAX_NODES:
         raise ModelError(f"{len(nodes)} nodes; bdcc handles {MAX_NODES}", layer=path.name)
+    for node in nodes:
+        given = [a.name for a in node.attribute]
+        texts = [node.name, node.op_type, node.domain, *node.input, *node.output, *given]
+        _check_names(texts, path)
     tensors = (a.t for n in nodes for a in n.attribute if a.HasField("t"))
     _fetch_external(tensors, path, digest, budget)
     return OnnxFile(
@@ -186,7 +191,7 @@ def _fetch_external(
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
-            data = _external(tensor, entries, path.parent, budget)
+            data = _external(tensor, entries, path, budget)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise ModelError(
                 f"the data of tensor '{tensor.name}' cannot be read from "
@@ -201,7 +206,7 @@ def _fetch_external(
 
 
 def _external(
-    tensor: onnx.TensorProto, entries: Mapping[str, str], folder: Path, budget: Budget
+    tensor: onnx.TensorProto, entries: Mapping[str, str], path: Path, budget: Budget
 ) -> bytes:
     """As many bytes as the tensor has. Raises OSError, and ValueError where the file is another
     one's or does not hold them.
@@ -209,8 +214,9 @@ def _external(
     if tensor.data_type not in ELEMENT_TYPES or min(tensor.dims, default=0) < 0:
         return b""  # which read_tensor refuses
     size = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    file = (folder / entries.get("location", "")).resolve()
-    if not file.is_relative_to(folder.resolve()):
+    _check_names([tensor.name, *entries.values()], path)
+    file = (path.parent / entries.get("location", "")).resolve()
+    if not file.is_relative_to(path.parent.resolve()):
         raise ValueError("it is outside the model's folder")
     found = file.stat()
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
@@ -386,6 +392,12 @@ def _input_shape(value: onnx.ValueInfoProto) -> Shape:
                 hint=f"Re-export with a fixed {axis}",
             )
     return tuple(int(dim.dim_value) for dim in dims[1:])
+
+
+def _check_names(names: Iterable[object], path: Path) -> None:
+    """Names that are no UTF-8 come from protobuf as bytes, whatever their type says."""
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError("holds a damaged name", layer=str(path), hint=EXPORT)
 
 
 def _type_name(number: int) -> str:

@@ -19,7 +19,7 @@ from bdcc.errors import ModelError
 from bdcc.ir import onnx_fold
 from bdcc.ir.graph import Graph, Node, Shape, make_graph, reads
 from bdcc.ir.onnx_attributes import label, operator_type, read_attributes
-from bdcc.ir.onnx_file import OnnxFile, read_onnx
+from bdcc.ir.onnx_file import EXPORT, OnnxFile, read_onnx
 from bdcc.ir.onnx_layers import SUPPORTED, convert, unsupported
 from bdcc.ir.onnx_limits import MAX_MEMORY, Budget
 from bdcc.ir.onnx_operator import Operator, Tensor, Value
@@ -36,7 +36,7 @@ def load_onnx(path: Path, *, max_memory: int = MAX_MEMORY) -> Graph:
         budget = Budget(max_memory=max_memory)
         return _to_graph(read_onnx(path, budget), budget)
     except UnicodeDecodeError as error:  # from any access to a name
-        raise ModelError("holds a damaged name", layer=str(path)) from error
+        raise ModelError("holds a damaged name", layer=str(path), hint=EXPORT) from error
 
 
 def _to_graph(file: OnnxFile, budget: Budget) -> Graph:
