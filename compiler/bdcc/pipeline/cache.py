@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import bdcc
 from bdcc.approx.workers import sources_digest
 from bdcc.errors import OutputError, one_line
-from bdcc.files import reason, sweep_parts, temporary_folder
+from bdcc.files import make_folder, sweep_parts, temporary_folder
 from bdcc.sealed import HINT, Shelf
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -174,22 +173,11 @@ def open_cache(
             folder = stack.enter_context(temporary_folder())
         else:
             folder = cache_folder(choice)
-            _check(folder)
+            make_folder(folder, hint=HINT)
         cache = Cache(folder=folder)
         if say is not None:
             stack.callback(_tell_of_damage, cache, say)
         yield cache
-
-
-def _check(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"the cache cannot be written ({reason(error)})", layer=str(folder), hint=HINT
-        ) from None
 
 
 def _tell_of_damage(cache: Cache, say: Callable[[str], None]) -> None:
