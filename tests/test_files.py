@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from bdcc.files import (
     check_file,
     check_folder,
     locked_folder,
+    make_folder,
     read_file,
     reading,
     sweep,
@@ -140,6 +142,23 @@ def test_a_folder_is_looked_at_and_not_made(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file", "loop"]
 
 
+def test_what_killed_writers_left_goes_when_a_place_is_tried(tmp_path: Path) -> None:
+    file, below = tmp_path / "table.json", tmp_path / "below"
+    below.mkdir()
+    left = [folder / f".{file.name}.0123456789ab.part" for folder in (tmp_path, below)]
+    others = [tmp_path / name for name in ("notes.part", ".x.part", ".table.json.0123.part")]
+    for path in (*left, *others):
+        path.touch()
+    with appearing(file) as part:
+        check_file(file)
+        assert part.exists(), "its writer lives"
+        assert [path.exists() for path in left] == [False, True], "only in that folder"
+    left[0].touch()
+    make_folder(tmp_path)
+    assert not left[0].exists()
+    assert all(path.exists() for path in others)
+
+
 def test_the_next_temporary_folder_sweeps_what_killed_processes_left(tmp_path: Path) -> None:
     killed = (
         "import os, pathlib, sys\n"
@@ -209,6 +228,16 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "file", 1 << 42)
     with pytest.raises(OSError, match=r"it has 4398046511104 bytes, and at most 1073741824"):
         read_file(tmp_path / "file")
+
+
+def test_reading_takes_the_memory_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / "file") == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_cannot_be_read_is_one_line_with_its_place(tmp_path: Path) -> None:

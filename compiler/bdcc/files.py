@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -37,13 +37,17 @@ def opened(file: Path) -> Iterator[BinaryIO]:
     never end, and where no file can have that name.
     """
     try:
-        mode = file.stat().st_mode
+        found = open(file, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except ValueError as error:  # a null character
         raise OSError(errno.EINVAL, str(error)) from None
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system itself refuses a folder
-        raise OSError(errno.EINVAL, "it is no regular file")
-    with file.open("rb") as found:
+    with found:
+        if not stat.S_ISREG(os.fstat(found.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         yield found
+
+
+def _open_without_waiting(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
 
 
 def read_file(file: Path, *, most: int = MOST_BYTES) -> bytes:
@@ -52,7 +56,7 @@ def read_file(file: Path, *, most: int = MOST_BYTES) -> bytes:
         size = os.fstat(found.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most} are read")
-        return found.read(most)
+        return found.read(size)
 
 
 @contextmanager
@@ -92,7 +96,7 @@ def appearing(file: Path) -> Iterator[Path]:
     ends without an exception. Raises OSError as the system does; OutputError as `write_file`.
     """
     file = check_regular(file)
-    part = file.with_name(f".{file.name[:40]}.{secrets.token_hex(6)}{PART}")
+    part = file.with_name(_part_name(file.name))
     descriptor = _open_locked(part)
     try:
         if file.exists():
@@ -103,6 +107,10 @@ def appearing(file: Path) -> Iterator[Path]:
     finally:
         part.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _part_name(name: str) -> str:
+    return f".{name[:40]}.{secrets.token_hex(6)}{PART}"
 
 
 def _open_locked(part: Path) -> int:
@@ -119,9 +127,14 @@ def _open_locked(part: Path) -> int:
 def sweep_parts(folder: Path) -> None:
     """Removes, from a folder and those in it, files of `appearing` whose writers were killed."""
     for place, _, names in os.walk(folder):
-        for name in filter(PART_NAME.fullmatch, names):
+        _sweep_parts(Path(place, name) for name in names)
+
+
+def _sweep_parts(files: Iterable[Path]) -> None:
+    for file in files:
+        if PART_NAME.fullmatch(file.name):
             with suppress(OSError):  # its writer lives, or it has just taken its place
-                _remove_unlocked(Path(place, name))
+                _remove_unlocked(file)
 
 
 def _remove_unlocked(part: Path) -> None:
@@ -181,8 +194,18 @@ def check_folder(folder: Path) -> None:
                 return _touch_in(place)
 
 
+def make_folder(folder: Path, *, hint: str | None = None) -> None:
+    """Makes the folder unless it is there, and tries to write in it. Raises OutputError."""
+    with writing(folder, hint=hint):
+        folder.mkdir(parents=True, exist_ok=True)
+        _touch_in(folder)
+
+
 def _touch_in(folder: Path) -> None:
-    probe = folder / f".{secrets.token_hex(6)}{PART}"
+    """Tries it, and removes what killed writers have left there."""
+    with suppress(OSError):  # what is wrong with the folder, the probe tells
+        _sweep_parts(folder.iterdir())
+    probe = folder / _part_name("try")
     try:
         probe.touch(exist_ok=False)
     finally:

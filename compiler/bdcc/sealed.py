@@ -8,10 +8,8 @@ written there.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bdcc.errors import OutputError
-from bdcc.files import BLOCK, appearing, reason, writing
+from bdcc.files import BLOCK, appearing, make_folder, opened, reason, writing
 
 MARK = b"\n#bdcc-seal-1 "
 SEAL_BYTES = len(MARK) + 64 + 1
@@ -48,10 +46,7 @@ class Shelf:
 
     def prepare(self) -> None:
         """Makes the folder, and refuses one that cannot be used, before there is work to keep."""
-        with writing(self.folder, hint=HINT):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "not to be read and written by this user")
+        make_folder(self.folder, hint=HINT)
 
     def read(self, name: str) -> bytes | None:
         """The content that was written under the name; None if there is none, or a damaged one."""
@@ -99,36 +94,22 @@ class Shelf:
         """The file at its start if its seal is right; it is read through for that."""
         file = self.folder / name
         try:
-            opened = open(file, "rb", opener=_open_without_waiting)  # noqa: SIM115
-        except FileNotFoundError:
-            yield None
-            return
-        except OSError as error:
-            raise _unreadable(file, reason(error)) from None
-        with opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise _unreadable(file, "it is no regular file")
-            try:
-                if self._is_sound(name, opened):
-                    opened.seek(0)
-                    yield opened
+            with opened(file) as found:
+                if self._is_sound(name, found):
+                    found.seek(0)
+                    yield found
                     return
-            except OSError as error:
-                raise _unreadable(file, reason(error)) from None
-        self.dropped(file)
+            self.dropped(file)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            message = f"cannot be read ({reason(error)})"
+            raise OutputError(message, layer=str(file), hint=HINT) from None
         yield None
-
-
-def _open_without_waiting(file: str, flags: int) -> int:
-    return os.open(file, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
 
 
 def _content_bytes(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size - SEAL_BYTES
-
-
-def _unreadable(file: Path, why: str) -> OutputError:
-    return OutputError(f"cannot be read ({why})", layer=str(file), hint=HINT)
 
 
 def without_seal(content: bytes) -> bytes:

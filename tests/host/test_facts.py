@@ -54,6 +54,11 @@ WRONG: dict[str, Edit] = {
     "another input": lambda r: r.update(input=[3, 23, 22]),
     "another input, in the steps too": lambda r: (
         r.update(input=[3, 23, 22]), r["steps"][0].update(shape=[4, 23, 22])),
+    "another input, beyond memory": lambda r: (
+        r.update(input=[3, 2**30, 2**30]), r["steps"][0].update(shape=r["input"])),
+    "another input and arena, beyond memory": lambda r: (
+        r.update(input=[3, 2**22, 2**22], arena_bytes=2**48),
+        r["steps"][0].update(shape=r["input"])),
     "other outputs": lambda r: r.update(outputs=1000),
     "true outputs": lambda r: r.update(outputs=True),
     "an arena of 10^18": lambda r: r.update(arena_bytes=10**18),

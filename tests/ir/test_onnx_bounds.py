@@ -734,9 +734,12 @@ def test_a_model_file_without_an_end(what: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     if what == "fifo":
         os.mkfifo(path)
-        expected = f"{path}: is no regular file."
+        expected = f"{path}: cannot be read: it is no regular file."
     else:
         path.touch()
         os.truncate(path, 10**12)
-        expected = f"{path}: the file has 1000000000000 bytes; bdcc handles 4294967296. {MORE}"
+        expected = (
+            f"{path}: cannot be read: it has 1000000000000 bytes, and at most 4294967296 are read. "
+            + MORE
+        )
     assert run_mutants([(what, partial(check, path, expected))]) == []

@@ -81,7 +81,20 @@ def test_off_keeps_nothing() -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(OutputError, match=r"cache cannot be written.*--cache off"),
+        pytest.raises(OutputError, match=r"cannot be written.*--cache off"),
         open_cache(tmp_path / "file" / "cache"),
     ):
+        pass
+
+
+def test_a_cache_does_not_lie_in_the_output(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for place in ("out", "out/deep/cache", "link/cache"):
+        with (
+            pytest.raises(OutputError, match=r"cannot lie in the output folder.*--cache off"),
+            open_cache(tmp_path / place, output=tmp_path / "out"),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    with open_cache(tmp_path / "output", output=tmp_path / "out"):
         pass

@@ -171,7 +171,7 @@ def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> No
         ("--classes nowhere", "nowhere: cannot read the classes"),
         ("--flash 10", "--flash: the weights of this choice take"),
         ("--ram 10", "--ram: the arena of this choice takes"),
-        ("--cache {file}/x", "the cache cannot be written"),
+        ("--cache {file}/x", "cannot be written (Not a directory). Choose another cache"),
     ],
 )
 def test_bad_values_are_one_line_and_leave_nothing(
@@ -419,7 +419,7 @@ def test_max_memory_bounds_what_is_read(run: Run, trained: Trained, tmp_path: Pa
     for command in (["inspect"], ["compile", "-o", tmp_path / "out"]):
         code, _, err = run(*command, trained.model, "--max-memory", "1000")
         assert code == 1
-        assert re.search(r"the file has \d+ bytes; bdcc handles 1000\. Raise it with --max-", err)
+        assert re.search(r"it has \d+ bytes, and at most 1000 are read\. Raise it with --max-", err)
     assert run("inspect", trained.model, "--max-memory", str(1 << 30))[0] == 0
 
 

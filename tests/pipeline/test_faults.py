@@ -595,3 +595,16 @@ def test_a_sweep_is_refused_before_the_work(
         assert (code, err.count("\n")) == (1, 1), err
         assert "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "loop"]
+
+
+@pytest.mark.parametrize("command", ["compile", "sweep"])
+def test_a_cache_in_the_output_is_refused_before_the_work(
+    run: Callable[..., tuple[int, str]], trained: Trained, tmp_path: Path, command: str
+) -> None:
+    code, err = run(
+        *(command, trained.model, *trained.data, "--metric", "top1", "--D", "40"),
+        *("-o", tmp_path / "out", "--cache", tmp_path / "out" / "cache"),
+    )
+    assert (code, err.count("\n")) == (1, 1), err
+    assert "cannot lie in the output folder" in err
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from typing import Any
 from bdcc.approx.model import MAX_BASES, MAX_BITS, QuantizedModel, load_oracle
 from bdcc.codegen.binary import FAMILIES
 from bdcc.errors import DataError, OutputError
+from bdcc.ir.onnx_limits import MAX_ELEMENTS
 from bdcc.records import read_record
 
 PROJECT_FILE = Path("host", "project.json")
@@ -104,6 +105,9 @@ def read_facts(project: Path) -> ProjectFacts:
         steps = record["steps"]
         if (steps[0]["shape"], prod(steps[-1]["shape"])) != (record["input"], record["outputs"]):
             raise ValueError("its steps are of another input, or of other outputs")
+        most = min(record["arena_bytes"], MAX_ELEMENTS)  # where all but the last leave what they do
+        if any(prod(step["shape"]) > most for step in steps[:-1]):
+            raise ValueError("a step leaves more than its arena holds")
     except (OSError, ValueError):
         raise OutputError(
             f"is not a project that bdcc wrote: {PROJECT_FILE} is not there or is damaged",

@@ -7,6 +7,7 @@ functions, the batch, the number of inputs and outputs. Only what the output nee
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import stat
@@ -21,7 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 from onnx import checker, helper, inliner, numpy_helper
 
 from bdcc.errors import ModelError
-from bdcc.files import reason
+from bdcc.files import read_file, reason
 from bdcc.ir.graph import Shape
 from bdcc.ir.onnx_limits import MAX_NESTING, MAX_NODES, MAX_RANK, RAISE, Budget
 
@@ -148,20 +149,11 @@ def read_tensor(tensor: onnx.TensorProto, budget: Budget, *, layer: str) -> Cons
 
 
 def _read(path: Path, budget: Budget) -> bytes:
-    """The file's bytes; a pipe or a device may have no end."""
     try:
-        found = path.stat()
-        if stat.S_ISREG(found.st_mode) and found.st_size > budget.max_memory:
-            raise ModelError(
-                f"the file has {found.st_size} bytes; bdcc handles {budget.max_memory}",
-                layer=str(path),
-                hint=RAISE,
-            )
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise ModelError("is no regular file", layer=str(path))
-        data = path.read_bytes()
+        data = read_file(path, most=budget.max_memory)
     except OSError as error:
-        raise ModelError(f"cannot be read: {reason(error)}", layer=str(path)) from error
+        hint = RAISE if error.errno == errno.EFBIG else None
+        raise ModelError(f"cannot be read: {reason(error)}", layer=str(path), hint=hint) from error
     if not data:
         raise ModelError("the file is empty", layer=str(path))
     return data

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import bdcc
 from bdcc.approx.workers import sources_digest
 from bdcc.errors import OutputError, one_line
-from bdcc.files import reason, sweep_parts, temporary_folder
+from bdcc.files import make_folder, sweep_parts, temporary_folder
 from bdcc.sealed import HINT, Shelf
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -164,32 +163,32 @@ def cache_folder(choice: Path | None) -> Path:
 
 @contextmanager
 def open_cache(
-    choice: Path | Literal["off"] | None, *, say: Callable[[str], None] | None = None
+    choice: Path | Literal["off"] | None,
+    *,
+    output: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Cache]:
     """The cache to use; "off" gives one that is gone afterwards. Raises OutputError if it cannot be
-    written. say: is told at the end, in a line for each kind, of entries that were damaged.
+    written, or lies in `output`, which would then hold what is none of it. say: is told at the end,
+    in a line for each kind, of entries that were damaged.
     """
     with ExitStack() as stack:
         if choice == "off":
             folder = stack.enter_context(temporary_folder())
         else:
             folder = cache_folder(choice)
-            _check(folder)
+            if output is not None and _is_in(folder, output):
+                message = f"the cache cannot lie in the output folder '{output}'"
+                raise OutputError(message, layer=str(folder), hint=HINT)
+            make_folder(folder, hint=HINT)
         cache = Cache(folder=folder)
         if say is not None:
             stack.callback(_tell_of_damage, cache, say)
         yield cache
 
 
-def _check(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"the cache cannot be written ({reason(error)})", layer=str(folder), hint=HINT
-        ) from None
+def _is_in(folder: Path, other: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
 
 
 def _tell_of_damage(cache: Cache, say: Callable[[str], None]) -> None:

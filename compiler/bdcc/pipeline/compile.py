@@ -125,7 +125,7 @@ def compile_model(
             force=options.force,
             elsewhere=tuple(filter(None, (options.cache_folder or default_folder(),))),
         ) as stage,
-        open_cache(options.cache, say=say) as cache,
+        open_cache(options.cache, output=options.output, say=say) as cache,
     ):
         project = stage.project
         clock = Clock(cache=cache)

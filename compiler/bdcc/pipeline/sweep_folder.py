@@ -16,7 +16,7 @@ import bdcc
 from bdcc.approx.workers import sources_digest
 from bdcc.codegen.targets import changes_of, find_target
 from bdcc.errors import OutputError
-from bdcc.files import PART, TEMPORARY_NAME, check_folder, sweep, writing
+from bdcc.files import PART, TEMPORARY_NAME, check_folder, sweep, sweep_parts, writing
 from bdcc.pipeline.cache import emission_digest
 from bdcc.pipeline.options import CompileOptions
 from bdcc.pipeline.output import check_output
@@ -96,6 +96,7 @@ class SweepFolder:
         with writing(self.root):
             check_folder(self.root)
             self._refuse_others()
+            sweep_parts(self.points)
         kept = {name: self._kept(name) for name in keys}
         stale = [name for name, one in kept.items() if one and one["key"] != keys[name]]
         if stale and not force:
