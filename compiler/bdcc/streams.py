@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import sys
@@ -11,16 +12,17 @@ from typing import Any
 
 
 def open_streams() -> None:
-    """Opens on the null device what of descriptors 0 to 2 is closed, before a file of ours is
-    taken for one of them; processes that are started inherit that. Messages that cannot be written
-    are lost, and nothing with them; characters that an encoding does not have are escaped.
+    """Opens on the null device what of descriptors 0 to 2 is closed, or is to be written and only
+    opened to be read, before a file of ours is taken for one of them; processes that are started
+    inherit that. Messages that cannot be written are lost, and nothing with them; characters that
+    an encoding does not have are escaped.
 
     Streams that are not the process's own (a test's) are left alone.
     """
     for descriptor in range(3):  # ascending: the least free number is what open() takes
-        try:
-            os.fstat(descriptor)
-        except OSError:
+        if not _is_usable(descriptor):
+            with suppress(OSError):
+                os.close(descriptor)
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
@@ -34,6 +36,14 @@ def open_streams() -> None:
             line_buffering=True,
             write_through=True,
         )
+
+
+def _is_usable(descriptor: int) -> bool:
+    try:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError:
+        return False
+    return descriptor == 0 or mode != os.O_RDONLY
 
 
 class _Lost(io.FileIO):

@@ -14,7 +14,7 @@ import pytest
 
 from bdcc.errors import BuildError, OutputError
 from bdcc.host import machine, tools
-from bdcc.host.build import build, check_compiler
+from bdcc.host.build import build, check_compiler, run_make
 from bdcc.host.library import Library
 from bdcc.host.machine import usable_isas
 from processes import is_gone
@@ -88,6 +88,17 @@ def test_another_makefile_in_the_folder_is_not_taken(
     monkeypatch.setenv("CFLAGS", "-O0")
     (copy / "GNUmakefile").write_text("$(error not mine)\n")
     assert build(copy).is_file()
+
+
+@pytest.mark.parametrize("name", ["~", "-f", "a b", "$(x)", "#", ":", "%", "'\"", "new\nline"])
+def test_make_works_in_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    (Path(name) / "Makefile").write_text("all:\n\t@touch made\n")
+    assert run_make(Path(name), ()).problem is None
+    assert (tmp_path / name / "made").exists()
 
 
 def test_the_first_error_is_told(copy: Path) -> None:

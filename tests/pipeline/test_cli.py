@@ -163,7 +163,10 @@ def test_bad_models(run: Run, trained: Trained, tmp_path: Path, kind: str) -> No
         ("--data {empty}", "there are no pictures in it"),
         ("--data {broken}", "0.png: is not a readable picture"),
         ("--data {junk}", "0.jpg: is not a readable picture"),
-        ("--data {file}", "is not a readable .npz file of plain arrays. Write it with"),
+        (
+            "--data {file}",
+            "is not a readable .npz file of plain arrays (File is not a zip file). Write it",
+        ),
         ("--calib {infinite}", "picture 1 holds NaN or infinity"),
         ("--data {few}", "2 class folders, but the model has 20 outputs"),
         ("--data {labels}", "label 20 of picture 1 is out of range, the model's classes are 0..19"),

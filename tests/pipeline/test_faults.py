@@ -492,6 +492,20 @@ def test_a_project_that_does_not_agree_is_kept_elsewhere(
     assert (kept / "report.json").is_file()
 
 
+def test_a_report_that_cannot_be_made_does_not_lose_the_project(
+    compile_here: Callable[[], bdcc.CompileResult],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(story, "make_report", fail(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError) as caught:
+        compile_here()
+    (kept,) = tmp_path.iterdir()
+    assert caught.value.__notes__ == [f"The project is kept in {kept}"]
+    assert (kept / "Makefile").is_file()
+    assert (kept / "host" / "oracle.npz").is_file()
+
+
 # --- -o FILE --------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from bdcc.errors import BuildError, MismatchError, OutputError
+from bdcc.errors import BdccError, BuildError, MismatchError, OutputError
 from bdcc.files import (
     LOST,
     TEMPORARY_HINT,
@@ -163,7 +163,7 @@ def staged(output: Path, *, force: bool, elsewhere: Sequence[Path] = ()) -> Iter
     same output. Programs run in the stage; where `output` is mounted with noexec it is in the
     folder of temporary files, or one of `elsewhere`. Afterwards nothing else is left behind, but a
     finished project that could not be put in place, and one that does not agree with its oracle
-    (MismatchError): both are named.
+    (MismatchError) or that a fault of bdcc's own came behind: they are named.
     """
     output = Path(os.path.realpath(output))
     with ExitStack() as stack:
@@ -195,6 +195,8 @@ def staged(output: Path, *, force: bool, elsewhere: Sequence[Path] = ()) -> Iter
                 full = min(stage.folder, temporary, key=free_bytes)
                 with writing(full, hint=TEMPORARY_HINT if full == temporary else None):
                     raise OSError(errno.ENOSPC, NO_SPACE) from error
+            elif not isinstance(error, BdccError | OSError) and any(stage.project.iterdir()):
+                error.add_note(f"The project is kept in {_keep(stage.project)}")
             raise
         _deliver(stage.project, place, output, force=force)
 

@@ -140,9 +140,8 @@ def sweep(
     keys = {point.name: point_key(graph.sha256, point.options) for point in points}
     folder = SweepFolder(root=own.output)
     folder.open(keys, force=own.force)
-    with open_cache(
-        own.cache, output=own.output
-    ) as cache:  # "off": one for all points, as they share most work
+    # "off": one for all points, as they share most work.
+    with open_cache(own.cache, output=own.output) as cache:
         points = tuple(
             replace(point, options=replace(point.options, cache=cache.folder)) for point in points
         )
