@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -67,7 +68,8 @@ def fold(
             return {names[0]: value}
     given = {n: v for n, v in zip(node.input, inputs, strict=True) if v is not None}
     try:
-        with np.errstate(all="ignore"):  # what is no number is refused where weights are read
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is no number is refused where weights are read
             read = sum(array.nbytes for array in given.values())
             budget.fold(_written(node, inputs, attributes) + read, layer=label)
             graph = helper.make_graph(
