@@ -617,6 +617,7 @@ def test_targets_are_listed(run: Run) -> None:
         *("aarch64-linux-gnu-gcc", "-O3 -mcpu=cortex-a72"),
     ]
     assert "1 MiB + 192 KiB" in text
+    assert all(target.cflags in text for target in TARGETS)
     _, text, _ = run("targets", "--json")
     found = json.loads(text)["targets"]
     assert [target["name"] for target in found] == names

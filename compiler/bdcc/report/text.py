@@ -19,11 +19,17 @@ JUDGES = {
 }
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2) -> str:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: int = 2,
+    most: int | None = CELL_MOST,
+) -> str:
     """Columns as wide as they need, the first `left` flush left and the others flush right. A row
-    is one line, whatever the cells hold, and a cell no wider than CELL_MOST.
+    is one line, whatever the cells hold, and a cell no wider than `most`.
     """
-    rows = [[one_line(cell, most=CELL_MOST) for cell in row] for row in rows]
+    rows = [[one_line(cell, most=most) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     rule = ["-" * width for width in widths]
     return "\n".join(
@@ -51,7 +57,7 @@ def targets_text(targets: Sequence[Mapping[str, Any]]) -> str:
         ]
         for t in targets
     ]
-    return table(header, rows, left=len(header))
+    return table(header, rows, left=len(header), most=None)  # flags are there to be copied
 
 
 def _chip(count: int) -> str:
