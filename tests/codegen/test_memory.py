@@ -25,16 +25,17 @@ def check(buffers: list[Lifetime], offsets: dict[str, int], total: int) -> None:
                 assert end <= offsets[b.name] or offsets[b.name] + b.size <= start
 
 
-def test_a_long_chain_is_placed_in_linear_time() -> None:
-    """20,000 buffers in about a second; looking at all pairs takes minutes."""
+@pytest.mark.parametrize("steps", [1, 20000], ids=["a chain", "all at once"])
+def test_many_buffers_are_placed_in_seconds(steps: int) -> None:
+    """20,000 buffers, each alive for so many steps; looking at them one by one takes minutes."""
     sizes = np.random.default_rng(0).integers(1, 1000, 20000)
     began = time.process_time()
     offsets, total = place(
-        [Lifetime(name=str(i), size=int(s), first=i, last=i + 1) for i, s in enumerate(sizes)]
+        [Lifetime(name=str(i), size=int(s), first=i, last=i + steps) for i, s in enumerate(sizes)]
     )
     assert time.process_time() - began < 10
     assert len(offsets) == 20000
-    assert total < 4000
+    assert total < (4000 if steps == 1 else 1.1 * sum(sizes + ALIGNMENT))
 
 
 @pytest.mark.parametrize("seed", range(30))

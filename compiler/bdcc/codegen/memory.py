@@ -5,9 +5,10 @@ first.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 
@@ -34,18 +35,19 @@ def place(buffers: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
     within a few per
     cent of the lower bound (the largest sum of sizes alive in one step) on chains.
     """
-    placed: dict[str, int] = {}
-    alive = defaultdict[int, list[tuple[int, int]]](list)  # by step: offset and size
-    total = 0
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
-        offset = 0
-        steps = range(buffer.first, buffer.last + 1)
-        for start, size in sorted({area for step in steps for area in alive[step]}):
-            if offset + buffer.size <= start:
-                break
-            offset = max(offset, round_up(start + size, ALIGNMENT))
-        placed[buffer.name] = offset
-        for step in steps:
-            alive[step].append((offset, buffer.size))
-        total = max(total, offset + buffer.size)
-    return placed, round_up(total, ALIGNMENT)
+    order = sorted(buffers, key=lambda b: (-b.size, b.first, b.name))
+    first, last, size = (
+        np.array([getattr(buffer, field) for buffer in order], np.int64)
+        for field in ("first", "last", "size")
+    )
+    starts = np.zeros(len(order), np.int64)
+    for index, buffer in enumerate(order):
+        beside = np.flatnonzero((first[:index] <= buffer.last) & (buffer.first <= last[:index]))
+        beside = beside[np.argsort(starts[beside])]
+        ends = -(-(starts[beside] + size[beside]) // ALIGNMENT) * ALIGNMENT
+        free = np.maximum.accumulate(np.append(0, ends))  # in front of each, and behind all
+        fits = np.append(free[:-1] + buffer.size <= starts[beside], True)
+        starts[index] = free[np.argmax(fits)]
+    total = int((starts + size).max(initial=0))
+    offsets = {buffer.name: int(start) for buffer, start in zip(order, starts, strict=True)}
+    return offsets, round_up(total, ALIGNMENT)
