@@ -576,6 +576,14 @@ def test_ten_thousand_convolutions_and_constants(tmp_path: Path) -> None:
     assert run_mutants([("load", partial(load_onnx, path))]) == []
 
 
+def test_numpy_warns_of_no_constant(tmp_path: Path) -> None:
+    """Here a warning is an error; a user would see lines of NumPy's beside the message."""
+    mean = node("ReduceMean", ["c0"], "w", axes=[4], keepdims=0)
+    model = of_constants([mean], [np.ones((6, 4, 3, 3, 0), np.float32)], opset=13)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    check(tmp_path / "m.onnx", "y (Conv): tensor 'w' holds NaN or infinity")
+
+
 def test_functions_within_the_bounds_are_inlined(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(doubling(10).SerializeToString())
