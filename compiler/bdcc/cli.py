@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has left
         _drop_output()
         status = 1
+    except MemoryError:
+        _tell("bdcc: memory ran out. Use fewer --workers, or a smaller model or --limit.")
+        status = 1
     except OSError as error:
         if error.errno not in LOST:
             raise

@@ -402,7 +402,7 @@ def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> tuple[onnx.NodeProt
     names, kept = {output}, []
     for node in reversed(nodes):
         if names.intersection(node.output):
-            names.update(node.input)
+            names.update(filter(None, node.input))  # "": an input left out
             kept.append(node)
     return tuple(reversed(kept))
 

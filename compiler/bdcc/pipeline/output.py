@@ -223,7 +223,7 @@ def _taken(place: Path, output: Path) -> OutputError:
     return OutputError(
         f"another bdcc is at work there, in '{place}'",
         layer=str(output),
-        hint="Wait for it, or choose another folder",
+        hint="Wait for it; if none is running, remove that folder",
     )
 
 
