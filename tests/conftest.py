@@ -10,22 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from required import miss
 from sshd import Sshd
 
 ROOT = Path(__file__).resolve().parents[1]
-REQUIRE_ALL = os.environ.get("BDCC_REQUIRE_REAL") == "1"
 
 # `make test` would make every make of a test its part: one that says which folder it is in, and is
 # given its options. Tests expect what a person sees who types the command.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
-
-
-def _missing(what: str) -> None:
-    """Skips; fails where BDCC_REQUIRE_REAL=1 says that everything must be there."""
-    if REQUIRE_ALL:
-        pytest.fail(f"{what}, and BDCC_REQUIRE_REAL=1 forbids to skip")
-    pytest.skip(what)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +31,7 @@ def shared() -> Path:
     """The folder of real models and pictures beside the checkout."""
     folder = ROOT / "../shared"
     if not (folder / "models").is_dir():
-        _missing("there is no ../shared with the real models and pictures")
+        miss("there is no ../shared with the real models and pictures")
     return folder
 
 
@@ -55,7 +48,7 @@ def tool() -> Callable[[str], str]:
     def find(name: str) -> str:
         path = shutil.which(name)
         if path is None:
-            _missing(f"{name} is not installed")
+            miss(f"{name} is not installed")
         return str(path)
 
     return find

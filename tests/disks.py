@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from required import miss
+
 KINDS = ("tmpfs", "ext4")
 
 
@@ -24,7 +26,7 @@ def small_disk(folder: Path, kind: str, *, kilobytes: int) -> Iterator[Path]:
     if kind == "ext4":
         tool = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
         if tool is None:
-            pytest.skip("mkfs.ext4 is not installed")
+            miss("mkfs.ext4 is not installed")
         image = folder.with_suffix(".image")
         with image.open("wb") as file:
             file.truncate(kilobytes << 10)
