@@ -14,6 +14,7 @@ import selectors
 import shlex
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,10 +33,10 @@ from bdcc.errors import (
     OutputError,
     one_line,
 )
-from bdcc.files import reason
+from bdcc.files import reason, writing
 from bdcc.host.facts import read_facts
 from bdcc.host.machine import ISA_PROBE, arm_core, cpu_name
-from bdcc.host.tools import LOOK_S, first_error, run_tool, scratch_folder
+from bdcc.host.tools import LOOK_S, first_error, run_tool
 
 Progress = Callable[[str, int, int], None]
 OPTIONS = (
@@ -363,9 +364,9 @@ def _work(
     """
     work = _Work(destination=destination, machine=machine, planned_for=planned_for)
     with (
-        scratch_folder() as folder,
-        (folder / "archive").open("w+b") as archive,
-        (folder / "errors").open("w+b") as errors,
+        writing(Path(os.environ.get("TMPDIR", "/tmp"))),
+        tempfile.TemporaryFile() as archive,  # without a name: a killed bdcc leaves none
+        tempfile.TemporaryFile() as errors,
     ):
         size = _pack(files, archive)
         words = [str(size), "keep" if keep else "", machine, *task]
