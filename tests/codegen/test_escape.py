@@ -26,7 +26,7 @@ from bdcc.codegen.escape import (
     library_text,
     make,
     markdown,
-    sealed,
+    opaque,
 )
 from bdcc.codegen.names import c_identifier
 from bdcc.codegen.plan import make_plan
@@ -145,20 +145,20 @@ def test_a_template_that_forgets_the_filter_writes_nothing(
     monkeypatch.setattr(emit, "shipped", lambda _: tmp_path)
     variables = {"text": "*/ pwn", "rows": [{"name": "*/ pwn"}], "named": {"*/ pwn": 1}}
     with pytest.raises((TypeError, jinja2.TemplateError)):
-        emit.renderer(sealed(variables))("x.j2")
+        emit.renderer(opaque(variables))("x.j2")
     (tmp_path / "x.j2").write_text("{{ text | c_string }}{{ rows[0].name | c_comment }}")
-    assert emit.renderer(sealed(variables))("x.j2") == '"*/ pwn"* / pwn'
+    assert emit.renderer(opaque(variables))("x.j2") == '"*/ pwn"* / pwn'
 
 
 def test_what_is_sealed() -> None:
     plain = {"a": ["conv1/3x3-a.b", 3, 2.5, None, True], "0x1.8p+3f": ()}
-    assert sealed(plain) == {"a": ("conv1/3x3-a.b", 3, 2.5, None, True), "0x1.8p+3f": ()}
+    assert opaque(plain) == {"a": ("conv1/3x3-a.b", 3, 2.5, None, True), "0x1.8p+3f": ()}
     for text in HOSTILE:
-        assert isinstance(sealed(text), Text) or PLAIN.fullmatch(text)
-        assert bool(sealed(text)) == bool(text)
+        assert isinstance(opaque(text), Text) or PLAIN.fullmatch(text)
+        assert bool(opaque(text)) == bool(text)
     for hidden in (object(), b"x", {"x"}, Path("x")):
         with pytest.raises(TypeError, match="templates get no"):
-            sealed({"x": [hidden]})
+            opaque({"x": [hidden]})
 
 
 KERNELS = re.compile(r"(bytedot|bytedot_dense|popcount|lut|lut_\w+)\.h\.j2")  # of numbers alone
@@ -190,7 +190,7 @@ def test_every_template_filters_what_is_not_ours() -> None:
 
     variables = emit._variables(plan, emit._blob(plan))
     variables |= {"emulator": "qemu-arm", "array_by_default": True}
-    render = emit.renderer(sealed(spoil(variables)))
+    render = emit.renderer(opaque(spoil(variables)))
     names = sorted(path.name for path in emit.shipped("templates").iterdir())
     own = [name for name in names if not KERNELS.fullmatch(name)]
     assert len(own) > 14

@@ -21,7 +21,7 @@ from bdcc.codegen.bytedot import WIDE_BELOW, signed_offset
 from bdcc.codegen.bytedot import template_variables as bytedot_variables
 from bdcc.codegen.bytedot_dense import template_variables as dense_variables
 from bdcc.codegen.checksum import checksum
-from bdcc.codegen.escape import FILTERS, LIBRARY_MOST, LITERAL_MOST, library_text, sealed
+from bdcc.codegen.escape import FILTERS, LIBRARY_MOST, LITERAL_MOST, library_text, opaque
 from bdcc.codegen.golden import golden_vectors
 from bdcc.codegen.lut import template_variables as lut_variables
 from bdcc.codegen.memory import ALIGNMENT
@@ -54,7 +54,7 @@ def emit_sources(plan: DeploymentPlan, folder: Path) -> None:
     """Write what is built and loaded: everything but the golden vectors and the oracle."""
     name, blob = plan.name, _blob(plan)
     variables = _variables(plan, blob)
-    render = renderer(sealed(variables))
+    render = renderer(opaque(variables))
     for sub in ("include", "src", "weights", "host"):
         (folder / sub).mkdir()
     for header in sorted(shipped("runtime").iterdir(), key=lambda p: p.name):
@@ -122,7 +122,7 @@ def _blob(plan: DeploymentPlan) -> bytes:
 
 def renderer(variables: Mapping[str, Any]) -> Callable[[str], str]:
     """Renders templates by name with these variables; the filters are those of codegen/escape.py.
-    Variables that hold a text of the model's or the user's are to be `sealed`.
+    Variables that hold a text of the model's or the user's are to be `opaque`.
     """
     loader = jinja2.FunctionLoader(lambda name: (shipped("templates") / name).read_text("utf-8"))
     environment = jinja2.Environment(
@@ -131,7 +131,7 @@ def renderer(variables: Mapping[str, Any]) -> Callable[[str], str]:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # escape.sealed is stricter, and knows the languages
+        autoescape=False,  # escape.opaque is stricter, and knows the languages
     )
     environment.filters |= FILTERS
     return lambda template: environment.get_template(template).render(variables)

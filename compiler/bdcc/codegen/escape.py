@@ -2,7 +2,7 @@
 """How a text of a model's, a file's or a user's is written in each language that is emitted: the
 one place for each. (A C identifier: names.py. JSON: json.dumps.)
 
-Nothing of theirs is ever code. `sealed` makes that the default: what templates are given has no
+Nothing of theirs is ever code. `opaque` makes that the default: what templates are given has no
 such text in the open, only a `Text`, which no template can write but through the filter of the
 language it stands in. Who forgets the filter gets a TypeError, not a hole.
 """
@@ -41,7 +41,7 @@ class Text:
         return bool(self._text)
 
 
-def sealed(value: Any) -> Any:
+def opaque(value: Any) -> Any:
     """The value with each text in it, however deep, as a Text, unless it is PLAIN. Raises TypeError
     for what may hide a text.
     """
@@ -51,9 +51,9 @@ def sealed(value: Any) -> Any:
         case None | bool() | int() | float():
             return value
         case Mapping():
-            return {sealed(key): sealed(item) for key, item in value.items()}
+            return {opaque(key): opaque(item) for key, item in value.items()}
         case list() | tuple():
-            return tuple(sealed(item) for item in value)
+            return tuple(opaque(item) for item in value)
         case _:
             raise TypeError(f"templates get no {type(value).__name__}")
 
