@@ -171,7 +171,7 @@ def check_regular(file: Path) -> Path:
         raise OutputError(f"cannot be written ({reason(error)})", layer=str(file)) from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise OutputError(f"is {what}; bdcc writes regular files", layer=str(file))
+        raise OutputError(f"cannot be written (it is {what})", layer=str(file))
     return target
 
 
