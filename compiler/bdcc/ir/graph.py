@@ -183,7 +183,10 @@ class Graph:
         for node in self.nodes:
             for tensor in dict.fromkeys(reads(node)):
                 consumers.setdefault(tensor, []).append(node)
-        object.__setattr__(self, "_producers", {node.output: node for node in self.nodes})
+        producers: dict[str, Node] = {}
+        for node in self.nodes:
+            producers.setdefault(node.output, node)  # the first, where a name is written twice
+        object.__setattr__(self, "_producers", producers)
         object.__setattr__(self, "_consumers", {t: tuple(found) for t, found in consumers.items()})
 
     @property
