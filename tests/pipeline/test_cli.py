@@ -723,3 +723,13 @@ def test_sigterm_ends_as_an_interruption(trained: Trained, tmp_path: Path) -> No
     assert done.returncode == 130
     assert "--resume" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_runs_out_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("bdcc.ir.onnx_import.load_onnx", full)
+    code, out, err = run("inspect", "model.onnx")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "memory ran out" in err
