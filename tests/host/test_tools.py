@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bdcc.errors import OutputError
+from bdcc.files import temporary_folder
 from bdcc.host import tools
-from bdcc.host.tools import first_error, run_tool, scratch_folder
+from bdcc.host.tools import first_error, run_tool
 from processes import is_gone
 
 
@@ -129,11 +130,11 @@ def test_the_first_error_of_several_texts() -> None:
 
 def test_a_temporary_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with scratch_folder() as folder:
+    with temporary_folder() as folder:
         assert folder.name.startswith("bdcc-")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(OutputError, match="cannot be written"), scratch_folder():
+    with pytest.raises(OutputError, match="cannot be written"), temporary_folder():
         pass
 
 
