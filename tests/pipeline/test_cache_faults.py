@@ -398,7 +398,7 @@ def test_two_at_once_share_a_cache(trained: Trained, quick: Kept, tmp_path: Path
         (signal.SIGKILL, 1),
         pytest.param(signal.SIGHUP, 5, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 5, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 20, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 60, marks=pytest.mark.slow),
     ],
 )
 def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
