@@ -432,7 +432,7 @@ def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
         run.send_signal(how)
         run.send_signal(signal.SIGCONT)
         run.communicate()
-        deadline = time.monotonic() + 10  # 2 s on a machine at rest
+        deadline = time.monotonic() + 60  # 2 s on a machine at rest
         while any(Path(f"/proc/{pid}/cmdline").exists() for pid in children):
             assert time.monotonic() < deadline, "workers are still there"
             time.sleep(0.05)
