@@ -272,6 +272,7 @@ def test_reports_that_were_edited_are_refused_by_every_command(
         {"preprocess": {**report["preprocess"], "mean": []}},
         {"layers": [*report["layers"], report["layers"][0]]},
         {"layers": [{**report["layers"][0], "kernel": None}]},
+        {"options": {**report["options"], "max_memory": None}},
     ):
         (out / "report.json").write_text(json.dumps(report | change))
         code, shown, err = run(command, *before, out, *after)
