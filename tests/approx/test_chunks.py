@@ -127,7 +127,8 @@ def test_an_interrupted_runner_leaves_no_process() -> None:
 
 
 STARTER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 sys.path[:0] = sys.argv[2:]
 import numpy as np
 from nets import Noise, miniature_alexnet

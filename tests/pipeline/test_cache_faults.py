@@ -352,7 +352,8 @@ def test_a_cache_that_fills_up(trained: Trained, quick: Kept, tmp_path: Path) ->
 # --- kills --------------------------------------------------------------------------------
 
 WITH_WORKERS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 from bdcc.pipeline import material
 material.IN_PROCESS_MACS = 0
 from bdcc.cli import main
@@ -422,7 +423,9 @@ def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
 
     seen = killed = 0
     rng = np.random.default_rng(kills)
-    while killed < kills:
+    for _ in range(5 * kills):
+        if killed == kills:
+            break
         run = start()
         while run.poll() is None and not workers_of(run.pid):
             time.sleep(0.02)
@@ -443,6 +446,7 @@ def test_killed_runs_leave_no_workers_and_nothing_that_the_next_does_not_sweep(
             assert (run.returncode, error, differing(out, quick.project)) == (0, "", [])
             shutil.rmtree(out)
             shutil.rmtree(cache)
+    assert killed == kills
     assert seen >= kills
     run = start()
     _, error = run.communicate()
