@@ -45,6 +45,14 @@ def test_what_never_returns_is_stopped_with_all_it_started(tmp_path: Path, scrip
     assert all(is_gone(pid) for pid in pids)
 
 
+def test_what_is_stopped_may_tidy_up_first(tmp_path: Path) -> None:
+    """A compiler removes its temporary files so."""
+    script, file = tmp_path / "script", tmp_path / "file"
+    script.write_text(f"touch '{file}'; trap \"rm '{file}'; exit\" TERM; sleep 60 & wait")
+    assert shell(f"sh '{script}'; true", seconds=0.5).problem is not None
+    assert list(tmp_path.iterdir()) == [script]
+
+
 def test_what_it_leaves_behind_is_not_waited_for() -> None:
     began = time.monotonic()
     ran = shell("sleep 62 & echo $!")

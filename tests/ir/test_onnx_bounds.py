@@ -544,6 +544,21 @@ def test_a_name_that_is_no_utf8(name: str, tmp_path: Path) -> None:
     assert run_mutants([(name, run)]) == []
 
 
+@pytest.mark.parametrize("name", ["of a call", "y1", "f1"])
+def test_a_name_in_a_function_that_is_no_utf8(name: str, tmp_path: Path) -> None:
+    model, path = of_functions([[call(1)], [node("Relu", ["a"], "b")]]), tmp_path / "m.onnx"
+    model.functions[0].node[0].name = "of a call"
+    model.functions[0].node[0].output[0] = model.functions[0].output[0] = "y1"
+    onnx.save(model, path)
+    load_onnx(path)
+    text = bytes([len(name)]) + name.encode()
+    assert text in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(text, text[:-1] + b"\xff"))
+    with pytest.raises(ModelError) as caught:
+        load_onnx(path)
+    assert str(caught.value).count("\n") == 0
+
+
 @pytest.mark.parametrize("name", ["same", None])
 def test_ten_thousand_nodes(name: str | None, tmp_path: Path) -> None:
     """In 5 s, whether all have one name or each its own."""

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +22,7 @@ from bdcc.files import reason
 KEPT_BYTES = 1 << 22  # of what a program says, on each stream: far more than is shown of it
 SHOWN = 400  # characters of a line
 LOOK_S = 0.1  # how often a program that is silent is asked whether it has ended
+GRACE_S = 1.0  # for what is asked to end, before it is made to
 ERROR_LINE = re.compile(
     r"(?i)\b(fatal )?error\b|undefined reference|no such file|no space left|not found|\*\*\*"
 )
@@ -109,9 +109,27 @@ def _listen(
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS: of a group that has ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    """Asks first, where the program still runs: a killed compiler leaves temporary files."""
+    try:
+        if process.poll() is None:
+            deadline = time.monotonic() + GRACE_S
+            there = _signal_group(process, signal.SIGTERM)
+            while there and time.monotonic() < deadline:
+                time.sleep(GRACE_S / 50)
+                process.poll()
+                there = _signal_group(process, 0)
+    finally:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether there is anything of the group, which the number 0 only asks."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS: of a group that has ended
+        return False
+    return True
 
 
 def _problem(status: int, err: bytearray, out: bytearray) -> str | None:

@@ -319,7 +319,8 @@ def _check_functions(
             f"bdcc handles {MAX_NODES}, {MAX_NESTING} deep",
             layer=path.name,
         )
-    names = (n for c in called for n in (c.name, c.op_type, *c.input, *c.output))
+    names = [n for c in called for n in (c.name, c.op_type, *c.input, *c.output)]
+    _check_names(names, path)
     given = (a for c in called for a in (*c.attribute, *bodies[_call(c)].attribute_proto))
     budget.fold(
         8 * whole.bytes  # the inliner copies and renames
