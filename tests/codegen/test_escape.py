@@ -150,7 +150,7 @@ def test_a_template_that_forgets_the_filter_writes_nothing(
     assert emit.renderer(opaque(variables))("x.j2") == '"*/ pwn"* / pwn'
 
 
-def test_what_is_sealed() -> None:
+def test_what_is_opaque() -> None:
     plain = {"a": ["conv1/3x3-a.b", 3, 2.5, None, True], "0x1.8p+3f": ()}
     assert opaque(plain) == {"a": ("conv1/3x3-a.b", 3, 2.5, None, True), "0x1.8p+3f": ()}
     for text in HOSTILE:

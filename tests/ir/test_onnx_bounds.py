@@ -556,7 +556,7 @@ def test_a_name_in_a_function_that_is_no_utf8(name: str, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes().replace(text, text[:-1] + b"\xff"))
     with pytest.raises(ModelError) as caught:
         load_onnx(path)
-    assert str(caught.value).count("\n") == 0
+    assert "holds a damaged name" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["same", None])

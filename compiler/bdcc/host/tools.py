@@ -112,12 +112,11 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Asks first, where the program still runs: a killed compiler leaves temporary files."""
     try:
         if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
             deadline = time.monotonic() + GRACE_S
-            there = _signal_group(process, signal.SIGTERM)
-            while there and time.monotonic() < deadline:
+            while _signal_group(process, 0) and time.monotonic() < deadline:
                 time.sleep(GRACE_S / 50)
                 process.poll()
-                there = _signal_group(process, 0)
     finally:
         _signal_group(process, signal.SIGKILL)
         process.wait()
